@@ -1,0 +1,266 @@
+//! The use case: an admission review comes in, the answer goes out.
+//!
+//! What this module needs of the world stands here as traits ([`CredentialSource`], [`PullSecretStore`],
+//! [`NamespaceSource`]); adapters implement them. It knows neither HTTP nor a Kubernetes client nor Azure.
+//!
+//! Invariants: the answer always allows the pod; when the pull secret is known to be right the answer needs no network
+//! call; a dry run writes nothing.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+
+use crate::{
+    domain::{
+        decision::{self, Decision, Injection, Settings, SkipReason},
+        image::LoginServer,
+        patch,
+        pull_secret::{PullSecret, RegistryCredential, StoredPullSecret},
+        registry::{Namespace, RegistryName},
+        review::{self, Pod, Response, Review, ReviewError, Subject, Warning},
+    },
+    ensure::{Ensurer, WriteReason},
+    lifecycle::Lifecycle,
+    metrics::Metrics,
+    retry::RetryQueue,
+};
+
+/// Where registry credentials come from.
+pub trait CredentialSource: Send + Sync + 'static {
+    /// The credential that the rule `registry` holds for `login_server`.
+    fn credential(
+        &self,
+        registry: &RegistryName,
+        login_server: &LoginServer,
+    ) -> impl Future<Output = Result<RegistryCredential, CredentialError>> + Send;
+}
+
+/// Why there is no credential. The text names the file and the remedy, never a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no credential for registry {registry}: {reason}")]
+pub struct CredentialError {
+    /// The registry rule that was asked.
+    pub registry: RegistryName,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+/// Where pull secrets stand: one per namespace, always under the configured name.
+pub trait PullSecretStore: Send + Sync + 'static {
+    /// What is known of the namespace's pull secret, from memory alone.
+    fn stored(&self, namespace: &str) -> Option<Arc<StoredPullSecret>>;
+
+    /// Namespaces that are known to hold a Secret of the configured name, from memory alone.
+    fn namespaces(&self) -> Vec<String>;
+
+    /// Reads the pull secret itself. `None`: there is none.
+    fn read(&self, namespace: &str) -> impl Future<Output = Result<Option<ReadPullSecret>, StoreError>> + Send;
+
+    /// Stores the first pull secret of a namespace. [`StoreError::Conflict`] when one stands there meanwhile.
+    fn create(&self, namespace: &str, secret: &PullSecret) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Replaces the content of `previous`, in place. [`StoreError::Conflict`] when it has changed meanwhile.
+    fn update(
+        &self,
+        namespace: &str,
+        secret: &PullSecret,
+        previous: &StoredPullSecret,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A pull secret with its content.
+#[derive(Clone, Debug)]
+pub struct ReadPullSecret {
+    /// What its metadata says.
+    pub stored: StoredPullSecret,
+    /// Its content; `None` when it does not read as one of ours.
+    pub content: Option<PullSecret>,
+}
+
+/// Why a pull secret could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Somebody else wrote at the same time.
+    #[error("the pull secret changed at the same time")]
+    Conflict,
+    /// The namespace does not exist or is being deleted; trying again is no use.
+    #[error("the namespace does not exist or is being deleted")]
+    NamespaceGone,
+    /// The API server will not have it, now or later.
+    #[error("the API server refused the pull secret: {0}")]
+    Refused(String),
+    /// The API server did not answer as it should; trying again may help.
+    #[error("the API server could not be reached or is overloaded: {0}")]
+    Unavailable(String),
+}
+
+/// Where namespaces are known from.
+pub trait NamespaceSource: Send + Sync + 'static {
+    /// The namespace, from memory alone.
+    fn cached(&self, name: &str) -> Option<Arc<Namespace>>;
+
+    /// The namespace, from the API server. `None`: there is none.
+    fn read(&self, name: &str) -> impl Future<Output = Result<Option<Namespace>, StoreError>> + Send;
+}
+
+/// Answers admission reviews.
+#[derive(Debug)]
+pub struct Admission<C, S, N> {
+    /// Brings pull secrets into being.
+    pub ensurer: Arc<Ensurer<C, S>>,
+    /// Tells what namespaces carry.
+    pub namespaces: Arc<N>,
+    /// Takes over what could not be done in time.
+    pub retries: RetryQueue,
+    /// What the operator configured.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// How long a pod may wait for its pull secret before it is admitted without.
+    pub ensure_timeout: Arc<ArcSwap<Duration>>,
+    /// Work that goes on after the answer is waited for at the end of the process.
+    pub lifecycle: Lifecycle,
+    /// Counts what was written.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An answer and what to record of it.
+#[derive(Debug)]
+pub struct Answer {
+    /// The AdmissionReview response as JSON.
+    pub body: Vec<u8>,
+    /// What was done, from a closed set.
+    pub outcome: &'static str,
+}
+
+impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S, N> {
+    /// Answers one review.
+    ///
+    /// # Errors
+    ///
+    /// When the body is no AdmissionReview that this program can answer.
+    pub async fn answer(&self, body: &[u8]) -> Result<Answer, ReviewError> {
+        let review = review::parse(body)?;
+        let response = Response::allowed(&review);
+        let (response, outcome) = match &review.subject {
+            Subject::Other(_) => (response, "not_a_pod_creation"),
+            Subject::PodCreation(pod) => self.answer_pod(&review, pod, response).await,
+        };
+        let name = match &review.subject {
+            Subject::PodCreation(pod) => pod.display_name(),
+            Subject::Other(_) => "",
+        };
+        tracing::debug!(
+            uid = %review.uid,
+            namespace = %review.namespace,
+            name,
+            outcome,
+            "admission review answered"
+        );
+        Ok(Answer { body: response.to_json(), outcome })
+    }
+
+    async fn answer_pod<'a>(
+        &self,
+        review: &Review<'a>,
+        pod: &Pod<'a>,
+        response: Response<'a>,
+    ) -> (Response<'a>, &'static str) {
+        let settings = self.settings.load_full();
+        let login_servers = match decision::login_servers(pod, &review.namespace, &settings) {
+            Ok(login_servers) => login_servers,
+            Err(reason) => return (response, reason.as_label()),
+        };
+        let deadline = tokio::time::Instant::now() + **self.ensure_timeout.load();
+        let namespace = match self.namespace(&review.namespace, deadline).await {
+            Ok(Some(namespace)) => namespace,
+            Ok(None) => return (response, "namespace_unknown"),
+            Err(error) => {
+                if !review.dry_run {
+                    self.retries.push(&review.namespace, login_servers);
+                }
+                let warning = Warning::new(format!("acr-pull-injector: the pull secret comes later: {error}"));
+                return (inject(response, pod, &settings).with_warning(warning), "injected_before_pull_secret");
+            }
+        };
+        let injection = match decision::decide(login_servers, &namespace, &settings) {
+            Decision::Inject(injection) => injection,
+            Decision::Skip(reason) => return (explain(response, &reason), reason.as_label()),
+        };
+        let response = injection
+            .ungranted
+            .iter()
+            .fold(inject(response, pod, &settings), |response, ungranted| response.with_warning(warn(ungranted)));
+        if review.dry_run || self.ensurer.is_complete(&namespace.name, injection.granted.keys(), Timestamp::now()) {
+            return (response, "injected");
+        }
+        match self.ensure(namespace, injection, deadline).await {
+            Ok(()) => (response, "injected"),
+            Err(warning) => (response.with_warning(warning), "injected_before_pull_secret"),
+        }
+    }
+
+    /// From memory, else from the API server: a namespace and its first pod often come within the same instant.
+    async fn namespace(
+        &self,
+        name: &str,
+        deadline: tokio::time::Instant,
+    ) -> Result<Option<Arc<Namespace>>, StoreError> {
+        if let Some(namespace) = self.namespaces.cached(name) {
+            return Ok(Some(namespace));
+        }
+        match tokio::time::timeout_at(deadline, self.namespaces.read(name)).await {
+            Ok(namespace) => Ok(namespace?.map(Arc::new)),
+            Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
+        }
+    }
+
+    /// Waits for the pull secret until the deadline; past it the work goes on without the pod.
+    async fn ensure(
+        &self,
+        namespace: Arc<Namespace>,
+        injection: Injection,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), Warning> {
+        let Injection { granted, .. } = injection;
+        let ensurer = self.ensurer.clone();
+        let retries = self.retries.clone();
+        let work = self.lifecycle.spawn_work(async move {
+            let ensured = ensurer.ensure(&namespace, &granted, WriteReason::Admission).await;
+            if let Err(error) = &ensured
+                && error.may_pass()
+            {
+                retries.push(&namespace.name, granted.into_keys().collect());
+            }
+            ensured
+        });
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(warn(&error)),
+            Ok(Err(_)) => Err(Warning::new("acr-pull-injector: the pull secret could not be made: internal error")),
+            Err(_) => Err(Warning::new(
+                "acr-pull-injector: the pull secret comes later: the API server is slow; the pod may wait for its image",
+            )),
+        }
+    }
+}
+
+fn inject<'a>(response: Response<'a>, pod: &Pod<'a>, settings: &Settings) -> Response<'a> {
+    match patch::image_pull_secrets(pod, &settings.pull_secret_name) {
+        Some(patch) => response.with_patch(patch),
+        None => response,
+    }
+}
+
+fn explain<'a>(response: Response<'a>, reason: &SkipReason) -> Response<'a> {
+    match reason {
+        SkipReason::NothingGranted(ungranted) => {
+            ungranted.iter().fold(response, |response, ungranted| response.with_warning(warn(ungranted)))
+        }
+        _ => response,
+    }
+}
+
+fn warn(cause: &impl std::fmt::Display) -> Warning {
+    Warning::new(format!("acr-pull-injector: {cause}"))
+}

@@ -1,0 +1,58 @@
+//! The command line.
+
+pub mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::serve::ServeArguments;
+
+/// Pods with images in an Azure Container Registry just pull: the pull secret is made in their namespace and named in
+/// their spec while they are created.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  What would happen to these manifests, offline and without a cluster:
+    acr-pull-injector review -f deployment.yaml
+
+  Run the webhook against the cluster of the current kubeconfig (the chart does this in the cluster):
+    acr-pull-injector serve --config config.yaml --namespace acr-pull-injector";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the webhook; this is what the Helm chart starts
+    Serve(ServeArguments),
+}
+
+impl Cli {
+    /// Runs the chosen subcommand to its end.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(arguments) => serve::run(arguments),
+        }
+    }
+}
+
+/// Prints an error with its causes, each once.
+fn report(error: &dyn std::error::Error) {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let source_text = source.to_string();
+        if !text.contains(&source_text) {
+            text.push_str(": ");
+            text.push_str(&source_text);
+        }
+        cause = source.source();
+    }
+    // A closed standard error leaves nowhere to say so.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
+}

@@ -1,0 +1,3 @@
+//! Where registry credentials come from.
+
+pub mod files;

@@ -1,0 +1,173 @@
+//! From a pod, its namespace and the settings to what is to be done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use super::{
+    image::LoginServer,
+    pull_secret::PullSecretName,
+    registry::{Grant, Namespace, RegistryName, RegistryRules},
+    review::{OPT_OUT_LABEL, OPT_OUT_VALUE, Pod},
+};
+
+/// Never injected, whatever the settings say: an outage there can take the cluster down.
+const SYSTEM_NAMESPACE: &str = "kube-system";
+
+/// What the operator decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of the pull secret, the same in every namespace.
+    pub pull_secret_name: PullSecretName,
+    /// Namespaces that are left alone, our own among them. `kube-system` is so even when it is not listed.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// Which credential a login server and a namespace may use.
+    pub rules: RegistryRules,
+}
+
+/// Step 1, which needs no knowledge of the namespace but its name: the login servers that the pod pulls from, at least
+/// one, or why the pod is left alone.
+pub fn login_servers(
+    pod: &Pod<'_>,
+    namespace_name: &str,
+    settings: &Settings,
+) -> Result<BTreeSet<LoginServer>, SkipReason> {
+    if namespace_name == SYSTEM_NAMESPACE || settings.excluded_namespaces.contains(namespace_name) {
+        return Err(SkipReason::ExcludedNamespace);
+    }
+    if pod.is_mirror() {
+        return Err(SkipReason::MirrorPod);
+    }
+    if pod.opted_out() {
+        return Err(SkipReason::PodOptedOut);
+    }
+    let rule = settings.rules.login_servers();
+    let login_servers: BTreeSet<_> = pod.images().filter_map(|image| rule.login_server_of(image)).collect();
+    if login_servers.is_empty() { Err(SkipReason::NoRegistryImage) } else { Ok(login_servers) }
+}
+
+/// Step 2: what the namespace is granted of these login servers.
+#[must_use]
+pub fn decide(login_servers: BTreeSet<LoginServer>, namespace: &Namespace, settings: &Settings) -> Decision {
+    if opted_out(namespace) {
+        return Decision::Skip(SkipReason::NamespaceOptedOut);
+    }
+    if namespace.terminating {
+        return Decision::Skip(SkipReason::NamespaceTerminating);
+    }
+    let mut injection = Injection { granted: BTreeMap::new(), ungranted: Vec::new() };
+    for login_server in login_servers {
+        let rule = match settings.rules.grant(&login_server, namespace) {
+            Grant::Granted(rule) => {
+                injection.granted.insert(login_server, rule.name.clone());
+                continue;
+            }
+            Grant::Refused(rule) => Some(rule.name.clone()),
+            Grant::NoRule => None,
+        };
+        injection.ungranted.push(Ungranted { login_server, rule });
+    }
+    if injection.granted.is_empty() {
+        Decision::Skip(SkipReason::NothingGranted(injection.ungranted))
+    } else {
+        Decision::Inject(injection)
+    }
+}
+
+/// Does the namespace carry the label that opts out?
+#[must_use]
+pub fn opted_out(namespace: &Namespace) -> bool {
+    namespace.labels.get(OPT_OUT_LABEL).is_some_and(|value| value == OPT_OUT_VALUE)
+}
+
+/// What is to be done with a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Leave it alone.
+    Skip(SkipReason),
+    /// Make sure that the pull secret holds what is granted, and make the pod reference it.
+    Inject(Injection),
+}
+
+/// What a pod gets, and what not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injection {
+    /// At least one login server, each with the rule whose credential it takes.
+    pub granted: BTreeMap<LoginServer, RegistryName>,
+    /// The other login servers of the pod.
+    pub ungranted: Vec<Ungranted>,
+}
+
+/// A login server that a pod pulls from without a credential of ours. Its text is the warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ungranted {
+    /// The login server.
+    pub login_server: LoginServer,
+    /// The rule that covers it but does not serve the namespace; `None`: no rule covers it.
+    pub rule: Option<RegistryName>,
+}
+
+impl fmt::Display for Ungranted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "no pull secret for {}: ", self.login_server)?;
+        match &self.rule {
+            Some(rule) => {
+                write!(formatter, "registry {rule} does not serve this namespace; see its namespaces setting")
+            }
+            None => write!(formatter, "no registry covers it; add it to the hosts of one"),
+        }
+    }
+}
+
+/// Why a pod is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The settings exclude the namespace.
+    ExcludedNamespace,
+    /// The namespace carries the label that opts out.
+    NamespaceOptedOut,
+    /// The namespace is being deleted.
+    NamespaceTerminating,
+    /// The pod carries the label that opts out.
+    PodOptedOut,
+    /// The pod is the API server's copy of a static pod.
+    MirrorPod,
+    /// No image comes from a login server.
+    NoRegistryImage,
+    /// Login servers there are, but none that the namespace may use.
+    NothingGranted(Vec<Ungranted>),
+}
+
+impl SkipReason {
+    /// The reason as the value of a metric label.
+    #[must_use]
+    pub fn as_label(&self) -> &'static str {
+        match self {
+            Self::ExcludedNamespace => "excluded_namespace",
+            Self::NamespaceOptedOut => "namespace_opted_out",
+            Self::NamespaceTerminating => "namespace_terminating",
+            Self::PodOptedOut => "pod_opted_out",
+            Self::MirrorPod => "mirror_pod",
+            Self::NoRegistryImage => "no_registry_image",
+            Self::NothingGranted(_) => "nothing_granted",
+        }
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::ExcludedNamespace => "the namespace is excluded by the settings",
+            Self::NamespaceOptedOut => "the namespace has opted out",
+            Self::NamespaceTerminating => "the namespace is being deleted",
+            Self::PodOptedOut => "the pod has opted out",
+            Self::MirrorPod => "a mirror pod cannot reference secrets",
+            Self::NoRegistryImage => "no image comes from an Azure container registry",
+            Self::NothingGranted(_) => "no registry grants the namespace a credential for the images",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use super::*;
+use crate::domain::{
+    image::LoginServerRule,
+    registry::{HostPattern, NamespaceSelector, RegistryRule},
+    review,
+};
+
+fn settings() -> Settings {
+    let login_servers = LoginServerRule::default();
+    let rule = |name: &str, host: &str, names: &[&str]| RegistryRule {
+        name: name.parse().unwrap(),
+        hosts: vec![HostPattern::parse(host, &login_servers).unwrap()],
+        namespaces: NamespaceSelector { names: names.iter().map(ToString::to_string).collect(), ..Default::default() },
+    };
+    let rules = vec![rule("contoso", "contoso.azurecr.io", &[]), rule("fabrikam", "fabrikam.azurecr.io", &["team-b"])];
+    Settings {
+        pull_secret_name: "acr-pull-secret".parse().unwrap(),
+        excluded_namespaces: BTreeSet::from(["acr-pull-injector".to_owned()]),
+        rules: RegistryRules::new(login_servers, rules).unwrap(),
+    }
+}
+
+fn pod_json(images: &[&str], metadata: &str) -> String {
+    let containers: Vec<String> = images.iter().map(|image| format!("{{\"image\":{image:?}}}")).collect();
+    format!("{{\"metadata\":{{{metadata}}},\"spec\":{{\"containers\":[{}]}}}}", containers.join(","))
+}
+
+fn step_1(images: &[&str], metadata: &str, namespace_name: &str) -> Result<Vec<String>, SkipReason> {
+    let json = pod_json(images, metadata);
+    let pod = review::parse_pod(json.as_bytes()).unwrap();
+    login_servers(&pod, namespace_name, &settings())
+        .map(|login_servers| login_servers.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn step_1_collects_login_servers_once_each_as_spelled() {
+    let images = [
+        "nginx",
+        "contoso.azurecr.io/b",
+        "contoso.azurecr.io/a:v1",
+        "Contoso.azurecr.io/a",
+        "contoso.azurecr.io:443/a",
+        "unknown.azurecr.io/a",
+        "contoso.azurecr.io/NOT-AN-IMAGE",
+    ];
+    assert_eq!(
+        step_1(&images, "", "team-a").unwrap(),
+        ["Contoso.azurecr.io", "contoso.azurecr.io", "contoso.azurecr.io:443", "unknown.azurecr.io"]
+    );
+}
+
+#[test]
+fn step_1_leaves_some_pods_alone() {
+    let acr = ["contoso.azurecr.io/app"];
+    let mirror = r#""annotations":{"kubernetes.io/config.mirror":"x"}"#;
+    let opted_out = r#""labels":{"acr-pull-injector.io/inject":"disabled"}"#;
+    for (name, images, metadata, namespace_name, expected) in [
+        ("kube-system is excluded though not listed", &acr[..], "", "kube-system", SkipReason::ExcludedNamespace),
+        ("listed namespace", &acr[..], "", "acr-pull-injector", SkipReason::ExcludedNamespace),
+        ("mirror pod", &acr[..], mirror, "team-a", SkipReason::MirrorPod),
+        ("opted out pod", &acr[..], opted_out, "team-a", SkipReason::PodOptedOut),
+        ("other images", &["nginx", "mcr.microsoft.com/a"][..], "", "team-a", SkipReason::NoRegistryImage),
+        ("no image", &[][..], "", "team-a", SkipReason::NoRegistryImage),
+    ] {
+        assert_eq!(step_1(images, metadata, namespace_name), Err(expected), "{name}");
+    }
+}
+
+fn hosts(hosts: &[&str]) -> BTreeSet<LoginServer> {
+    hosts.iter().map(|host| LoginServerRule::default().parse(host).unwrap()).collect()
+}
+
+fn namespace(name: &str) -> Namespace {
+    Namespace { name: name.to_owned(), ..Namespace::default() }
+}
+
+fn ungranted(host: &str, rule: Option<&str>) -> Ungranted {
+    Ungranted {
+        login_server: LoginServerRule::default().parse(host).unwrap(),
+        rule: rule.map(|rule| rule.parse().unwrap()),
+    }
+}
+
+#[test]
+fn step_2_divides_what_is_granted_from_what_is_not() {
+    let login_servers = hosts(&["contoso.azurecr.io", "fabrikam.azurecr.io", "unknown.azurecr.io"]);
+    let Decision::Inject(injection) = decide(login_servers, &namespace("team-a"), &settings()) else { panic!() };
+    let granted: Vec<_> = injection.granted.iter().map(|(host, rule)| (host.as_str(), rule.as_str())).collect();
+    assert_eq!(granted, [("contoso.azurecr.io", "contoso")]);
+    assert_eq!(
+        injection.ungranted,
+        [ungranted("fabrikam.azurecr.io", Some("fabrikam")), ungranted("unknown.azurecr.io", None)]
+    );
+}
+
+#[test]
+fn step_2_skips_when_nothing_is_granted() {
+    assert_eq!(
+        decide(hosts(&["fabrikam.azurecr.io"]), &namespace("team-a"), &settings()),
+        Decision::Skip(SkipReason::NothingGranted(vec![ungranted("fabrikam.azurecr.io", Some("fabrikam"))]))
+    );
+    assert!(matches!(decide(hosts(&["fabrikam.azurecr.io"]), &namespace("team-b"), &settings()), Decision::Inject(_)));
+}
+
+#[test]
+fn step_2_respects_the_namespace() {
+    let decide = |namespace: &Namespace| decide(hosts(&["contoso.azurecr.io"]), namespace, &settings());
+    let mut team_a = namespace("team-a");
+    team_a.labels.insert(OPT_OUT_LABEL.to_owned(), "disabled".to_owned());
+    assert_eq!(decide(&team_a), Decision::Skip(SkipReason::NamespaceOptedOut));
+    team_a.labels.insert(OPT_OUT_LABEL.to_owned(), "enabled".to_owned());
+    assert!(matches!(decide(&team_a), Decision::Inject(_)));
+    team_a.terminating = true;
+    assert_eq!(decide(&team_a), Decision::Skip(SkipReason::NamespaceTerminating));
+}
+
+#[test]
+fn a_warning_names_host_rule_and_remedy() {
+    assert_eq!(
+        ungranted("fabrikam.azurecr.io", Some("fabrikam")).to_string(),
+        "no pull secret for fabrikam.azurecr.io: registry fabrikam does not serve this namespace; see its namespaces setting"
+    );
+    assert_eq!(
+        ungranted("unknown.azurecr.io", None).to_string(),
+        "no pull secret for unknown.azurecr.io: no registry covers it; add it to the hosts of one"
+    );
+}

@@ -1,0 +1,231 @@
+use base64::Engine as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn login_server(host: &str) -> LoginServer {
+    LoginServerRule::default().parse(host).unwrap()
+}
+
+fn credential(username: &str, password: &str, expires_at: Option<&str>) -> RegistryCredential {
+    RegistryCredential {
+        username: username.to_owned(),
+        password: Password::new(password.to_owned()),
+        expires_at: expires_at.map(|time| time.parse().unwrap()),
+    }
+}
+
+fn two_hosts() -> PullSecret {
+    PullSecret::new(BTreeMap::from([
+        (login_server("fabrikam.azurecr.io:443"), credential("token", "s3cret\"\\", Some("2026-11-24T10:00:00Z"))),
+        (login_server("Contoso.azurecr.io"), credential("app-id", "pass:word", Some("2026-11-24T09:00:00.5Z"))),
+        (login_server("contoso.azurecr.io"), credential("app-id", "pass:word", None)),
+    ]))
+}
+
+/// As `kubectl create secret docker-registry` writes it: three fields for each host, `auth` in standard base64.
+#[test]
+fn the_docker_config_is_what_kubectl_writes() {
+    let expected = concat!(
+        r#"{"auths":{"Contoso.azurecr.io":{"username":"app-id","password":"pass:word","auth":"YXBwLWlkOnBhc3M6d29yZA=="},"#,
+        r#""contoso.azurecr.io":{"username":"app-id","password":"pass:word","auth":"YXBwLWlkOnBhc3M6d29yZA=="},"#,
+        r#""fabrikam.azurecr.io:443":{"username":"token","password":"s3cret\"\\","auth":"dG9rZW46czNjcmV0Ilw="}}}"#
+    );
+    assert_eq!(String::from_utf8(two_hosts().docker_config_json()).unwrap(), expected);
+    assert_eq!(PullSecret::new(BTreeMap::new()).docker_config_json(), br#"{"auths":{}}"#);
+}
+
+#[test]
+fn annotations_tell_hosts_expiry_and_hash() {
+    let secret = two_hosts();
+    let annotations = secret.annotations();
+    assert_eq!(annotations[HOSTS_ANNOTATION], "Contoso.azurecr.io,contoso.azurecr.io,fabrikam.azurecr.io:443");
+    assert_eq!(annotations[EXPIRES_AT_ANNOTATION], "2026-11-24T09:00:00.5Z");
+    assert_eq!(annotations[CONTENT_HASH_ANNOTATION], secret.content_hash());
+    assert_eq!(secret.labels()[MANAGED_BY_LABEL], MANAGER);
+    let empty = PullSecret::new(BTreeMap::new());
+    assert!(!empty.annotations().contains_key(EXPIRES_AT_ANNOTATION));
+    // sha256sum of {"auths":{}}
+    assert_eq!(empty.content_hash(), "ec21c035eccb78eb5ca20ec95628eb351633621e09a130ac8d7e663714d40c7a");
+}
+
+#[test]
+fn parsing_keeps_what_is_of_use() {
+    let stored = json!({"auths": {
+        "contoso.azurecr.io": {"username": "u", "password": "p", "auth": "dTpw", "email": "e"},
+        "registry.example": {"username": "u", "password": "p"},
+        "https://fabrikam.azurecr.io": {"username": "u", "password": "p"},
+        "nouser.azurecr.io": {"password": "p"},
+        "nopassword.azurecr.io": {"username": "u", "password": ""},
+        "number.azurecr.io": {"username": "u", "password": 1},
+        "anull.azurecr.io": null,
+    }});
+    let expires_at = Some("2026-11-24T09:00:00Z");
+    let parsed = PullSecret::parse(
+        &serde_json::to_vec(&stored).unwrap(),
+        expires_at.map(|time| time.parse().unwrap()),
+        &LoginServerRule::default(),
+    );
+    let kept = BTreeMap::from([(login_server("contoso.azurecr.io"), credential("u", "p", expires_at))]);
+    assert_eq!(parsed.unwrap(), PullSecret::new(kept));
+}
+
+#[test]
+fn an_error_of_parsing_does_not_quote_the_secret() {
+    for stored in ["", "{}", r#"{"auths":"s3cret"}"#, r#"{"auths":["s3cret"]}"#, r#""s3cret""#, "s3cret"] {
+        let error = PullSecret::parse(stored.as_bytes(), None, &LoginServerRule::default()).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_password_does_not_show() {
+    let secret =
+        PullSecret::new(BTreeMap::from([(login_server("contoso.azurecr.io"), credential("u", "s3cret", None))]));
+    assert!(!format!("{secret:?} {secret:#?}").contains("s3cret"));
+}
+
+#[test]
+fn names_of_secrets() {
+    for name in ["a", "acr-pull-secret", "a.b-c.9", &"a".repeat(253)] {
+        assert_eq!(name.parse::<PullSecretName>().unwrap().as_str(), name);
+    }
+    for name in ["", "A", "-a", "a-", ".a", "a.", "a..b", "a.-b", "a_b", "ä", "a/b", &"a".repeat(254)] {
+        assert!(name.parse::<PullSecretName>().is_err(), "{name:?}");
+    }
+}
+
+/// Metadata as the API server shows it after our server-side apply of `secret`.
+fn stored_metadata(secret: &PullSecret) -> ObjectMeta {
+    serde_json::from_value(json!({
+        "uid": "u-1",
+        "resourceVersion": "42",
+        "labels": secret.labels(),
+        "annotations": secret.annotations(),
+        "managedFields": [{
+            "manager": MANAGER, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:data": {"f:.dockerconfigjson": {}}, "f:metadata": {"f:labels": {}}, "f:type": {}},
+        }],
+    }))
+    .unwrap()
+}
+
+fn owner(manager: &str, fields: &Value) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry {
+    serde_json::from_value(json!({"manager": manager, "operation": "Update", "fieldsV1": fields})).unwrap()
+}
+
+#[test]
+fn what_we_wrote_is_recognised() {
+    let secret = two_hosts();
+    let stored = StoredPullSecret::from_metadata(&stored_metadata(&secret));
+    assert_eq!(
+        stored,
+        StoredPullSecret {
+            origin: Origin::Ours,
+            hosts: secret.hosts().map(ToString::to_string).collect(),
+            expires_at: secret.expires_at(),
+            content_hash: Some(secret.content_hash()),
+            data_untouched: true,
+            uid: "u-1".to_owned(),
+            resource_version: "42".to_owned(),
+        }
+    );
+    assert!(stored.covers(secret.hosts(), "2026-11-24T08:00:00Z".parse().unwrap()));
+}
+
+#[test]
+fn what_does_not_cover() {
+    let now: Timestamp = "2026-11-24T08:00:00Z".parse().unwrap();
+    let secret = two_hosts();
+    let covers = |change: &dyn Fn(&mut ObjectMeta)| {
+        let mut metadata = stored_metadata(&secret);
+        change(&mut metadata);
+        StoredPullSecret::from_metadata(&metadata).covers(secret.hosts(), now)
+    };
+    let annotate = |metadata: &mut ObjectMeta, key: &str, value: &str| {
+        metadata.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+    };
+    assert!(covers(&|_| {}));
+    assert!(covers(&|metadata| annotate(metadata, "other", "x")));
+    assert!(!covers(&|metadata| metadata.labels = None), "not ours: no label");
+    assert!(
+        !covers(&|metadata| metadata
+            .labels
+            .get_or_insert_default()
+            .extend([(MANAGED_BY_LABEL.to_owned(), "Helm".to_owned())])),
+        "not ours: another's label"
+    );
+    assert!(!covers(&|metadata| annotate(metadata, HOSTS_ANNOTATION, "contoso.azurecr.io")), "a host is missing");
+    assert!(
+        !covers(&|metadata| annotate(
+            metadata,
+            HOSTS_ANNOTATION,
+            "CONTOSO.azurecr.io,contoso.azurecr.io,fabrikam.azurecr.io:443"
+        )),
+        "another spelling does not count"
+    );
+    assert!(!covers(&|metadata| annotate(metadata, EXPIRES_AT_ANNOTATION, "2026-11-24T08:00:00Z")), "expires now");
+    assert!(!covers(&|metadata| annotate(metadata, EXPIRES_AT_ANNOTATION, "soon")), "an expiry that cannot be read");
+    assert!(!covers(&|metadata| metadata.annotations = None), "no annotations");
+}
+
+#[test]
+fn data_is_untouched_when_we_alone_own_it() {
+    let data = json!({"f:data": {"f:.dockerconfigjson": {}}});
+    let labels = json!({"f:metadata": {"f:labels": {"f:team": {}}}});
+    let other_data = json!({"f:data": {"f:other": {}}});
+    let rows = [
+        ("we alone", vec![owner(MANAGER, &data)], true),
+        ("we, in two parts", vec![owner(MANAGER, &data), owner("acr-pull-injector-repair", &data)], true),
+        ("another owns a label", vec![owner("kubectl-label", &labels), owner(MANAGER, &data)], true),
+        ("another owns other data", vec![owner(MANAGER, &data), owner("kubectl", &other_data)], true),
+        ("another beside us", vec![owner(MANAGER, &data), owner("kubectl-edit", &data)], false),
+        ("another before us", vec![owner("kubectl-edit", &data), owner(MANAGER, &data)], false),
+        ("another in our place", vec![owner(MANAGER, &labels), owner("kubectl-edit", &data)], false),
+        ("nobody", vec![owner(MANAGER, &labels)], false),
+        ("no managed fields", vec![], false),
+    ];
+    for (name, managed_fields, expected) in rows {
+        let metadata = ObjectMeta { managed_fields: Some(managed_fields), ..ObjectMeta::default() };
+        assert_eq!(StoredPullSecret::from_metadata(&metadata).data_untouched, expected, "{name}");
+    }
+}
+
+fn any_pull_secret() -> impl Strategy<Value = PullSecret> {
+    let host =
+        "[a-zA-Z0-9]{5,12}(-[a-z0-9]{1,8})?\\.(azurecr\\.(io|cn|us)|eastus\\.geo\\.azurecr\\.io)(:[1-9][0-9]{0,3})?";
+    let credentials = (host, "[^:]{1,20}", ".{1,40}")
+        .prop_map(|(host, username, password)| (login_server(&host), credential(&username, &password, None)));
+    proptest::collection::btree_map("[0-9]", credentials, 0..5)
+        .prop_map(|entries| PullSecret::new(entries.into_values().collect()))
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(secret in any_pull_secret()) {
+        let written = secret.docker_config_json();
+        let read = PullSecret::parse(&written, None, &LoginServerRule::default()).unwrap();
+        prop_assert_eq!(&read, &secret);
+        prop_assert_eq!(read.docker_config_json(), written);
+        prop_assert_eq!(read.content_hash(), secret.content_hash());
+    }
+
+    /// The kubelet takes user name and password from `auth`, cut at the first colon.
+    #[test]
+    fn auth_says_the_same_as_user_name_and_password(secret in any_pull_secret()) {
+        let written: Value = serde_json::from_slice(&secret.docker_config_json()).unwrap();
+        for login_server in secret.hosts() {
+            let credential = secret.credential(login_server).unwrap();
+            let auth = written["auths"][login_server.as_str()]["auth"].as_str().unwrap();
+            let decoded = String::from_utf8(STANDARD.decode(auth).unwrap()).unwrap();
+            prop_assert_eq!(decoded.split_once(':').unwrap(), (credential.username.as_str(), credential.password.expose()));
+        }
+    }
+
+    #[test]
+    fn reading_never_panics(stored in proptest::collection::vec(any::<u8>(), 0..100)) {
+        let _ = PullSecret::parse(&stored, None, &LoginServerRule::default());
+    }
+}

@@ -1,0 +1,223 @@
+//! `AdmissionReview` v1: what is asked, and the answer.
+//!
+//! Only what a decision needs is decoded, borrowed from the body. A typed Pod would cost more and would tie us to the
+//! fields of one Kubernetes version.
+
+mod response;
+mod wire;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::pull_secret::PullSecretName;
+pub use response::{Response, Warning};
+
+/// The label that opts a namespace or a pod out when its value is [`OPT_OUT_VALUE`].
+pub const OPT_OUT_LABEL: &str = "acr-pull-injector.io/inject";
+/// The value of [`OPT_OUT_LABEL`] that opts out.
+pub const OPT_OUT_VALUE: &str = "disabled";
+/// The annotation of a mirror pod, the API server's copy of a kubelet's static pod. The API server refuses a mirror pod
+/// that references a Secret.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// What an admission review asks.
+#[derive(Clone, Debug)]
+pub struct Review<'a> {
+    /// The version of the review, which the response must repeat.
+    pub api_version: Cow<'a, str>,
+    /// Identifies the call. The response must repeat it.
+    pub uid: Cow<'a, str>,
+    /// The namespace of the object; empty for an object that has none.
+    pub namespace: Cow<'a, str>,
+    /// The caller wants to know, nothing may be stored.
+    pub dry_run: bool,
+    /// What is being done.
+    pub subject: Subject<'a>,
+}
+
+/// What is being done to what.
+#[derive(Clone, Debug)]
+pub enum Subject<'a> {
+    /// A pod is created.
+    PodCreation(Pod<'a>),
+    /// Something that is none of our business.
+    Other(OtherSubject),
+}
+
+/// In what a review differs from the creation of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherSubject {
+    /// The review is not `admission.k8s.io/v1`.
+    ApiVersion,
+    /// The object is not a `v1` Pod.
+    Kind,
+    /// The operation is not CREATE: the list of pull secrets cannot change afterwards.
+    Operation,
+    /// A subresource such as `pods/eviction`.
+    Subresource,
+}
+
+/// Why a body is no admission review. The text names fields, never their contents.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReviewError {
+    /// The body cannot be read as JSON.
+    #[error("not JSON: line {line}, column {column}")]
+    NotJson {
+        /// Counted from 1.
+        line: usize,
+        /// In bytes, counted from 1.
+        column: usize,
+    },
+    /// JSON, but something else.
+    #[error("not an AdmissionReview of admission.k8s.io")]
+    NotAnAdmissionReview,
+    /// A field is missing, null or empty.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A field cannot be read.
+    #[error("{field} has the wrong type or is given twice")]
+    Field {
+        /// Its path from the start of the document.
+        field: String,
+    },
+}
+
+/// Decodes the body of an admission call.
+pub fn parse(body: &[u8]) -> Result<Review<'_>, ReviewError> {
+    match serde_json::from_slice::<wire::Review<'_, wire::Pod<'_>>>(body) {
+        Ok(review) => assemble(review, |pod| Ok(pod.into())),
+        Err(error) if error.is_data() => {
+            // The object may be of another kind, whose fields have other types. Only for a pod is that an error.
+            let review = decode::<wire::Review<'_, IgnoredAny>>(body)?;
+            assemble(review, |_| Err(field_error::<wire::Review<'_, wire::Pod<'_>>>(body, &error)))
+        }
+        Err(error) => Err(not_json(&error)),
+    }
+}
+
+/// Decodes a pod, or the template of one, that stands alone.
+pub fn parse_pod(object: &[u8]) -> Result<Pod<'_>, ReviewError> {
+    decode::<wire::Pod<'_>>(object).map(Pod::from)
+}
+
+fn assemble<'a, Object>(
+    review: wire::Review<'a, Object>,
+    into_pod: impl FnOnce(Object) -> Result<Pod<'a>, ReviewError>,
+) -> Result<Review<'a>, ReviewError> {
+    let api_version = review.api_version.map(Cow::from).unwrap_or_default();
+    let version = api_version.strip_prefix("admission.k8s.io/").ok_or(ReviewError::NotAnAdmissionReview)?;
+    if review.kind.is_none_or(|kind| kind.as_str() != "AdmissionReview") {
+        return Err(ReviewError::NotAnAdmissionReview);
+    }
+    let request = review.request.ok_or(ReviewError::Missing("request"))?;
+    let uid = request.uid.filter(|uid| !uid.as_str().is_empty()).ok_or(ReviewError::Missing("request.uid"))?;
+    let kind = request.kind.ok_or(ReviewError::Missing("request.kind"))?;
+    let operation = request.operation.ok_or(ReviewError::Missing("request.operation"))?;
+    let subject = if version != "v1" {
+        Subject::Other(OtherSubject::ApiVersion)
+    } else if !kind.is_pod() {
+        Subject::Other(OtherSubject::Kind)
+    } else if operation.as_str() != "CREATE" {
+        Subject::Other(OtherSubject::Operation)
+    } else if request.sub_resource.is_some_and(|subresource| !subresource.as_str().is_empty()) {
+        Subject::Other(OtherSubject::Subresource)
+    } else {
+        Subject::PodCreation(into_pod(request.object.ok_or(ReviewError::Missing("request.object"))?)?)
+    };
+    Ok(Review {
+        uid: uid.into(),
+        namespace: request.namespace.map(Cow::from).unwrap_or_default(),
+        dry_run: request.dry_run.unwrap_or_default(),
+        subject,
+        api_version,
+    })
+}
+
+fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ReviewError> {
+    serde_json::from_slice(body)
+        .map_err(|error| if error.is_data() { field_error::<T>(body, &error) } else { not_json(&error) })
+}
+
+fn not_json(error: &serde_json::Error) -> ReviewError {
+    ReviewError::NotJson { line: error.line(), column: error.column() }
+}
+
+/// Decodes once more to learn which field `error` is about. The text of the error itself may quote the body.
+fn field_error<'a, T: Deserialize<'a>>(body: &'a [u8], error: &serde_json::Error) -> ReviewError {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Err(error) if error.path().iter().next().is_some() => ReviewError::Field { field: error.path().to_string() },
+        Err(_) => ReviewError::NotAnAdmissionReview,
+        Ok(_) => not_json(error),
+    }
+}
+
+/// What is known of a pod.
+#[derive(Clone, Debug)]
+pub struct Pod<'a> {
+    name: Cow<'a, str>,
+    generate_name: Cow<'a, str>,
+    images: Vec<Cow<'a, str>>,
+    pull_secrets: Vec<PullSecretReference>,
+    opted_out: bool,
+    mirror: bool,
+}
+
+impl Pod<'_> {
+    /// Every image that a kubelet pulls for the pod: of containers, init containers, ephemeral containers and image
+    /// volumes, in this order, not empty.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        self.images.iter().map(AsRef::as_ref)
+    }
+
+    /// The list `spec.imagePullSecrets` as it stands.
+    #[must_use]
+    pub fn image_pull_secrets(&self) -> &[PullSecretReference] {
+        &self.pull_secrets
+    }
+
+    /// Is the pull secret in the list?
+    #[must_use]
+    pub fn references(&self, name: &PullSecretName) -> bool {
+        self.pull_secrets.iter().any(|reference| reference.name() == Some(name.as_str()))
+    }
+
+    /// Is this the API server's copy of a static pod?
+    #[must_use]
+    pub fn is_mirror(&self) -> bool {
+        self.mirror
+    }
+
+    /// Does the pod carry the label that opts out?
+    #[must_use]
+    pub fn opted_out(&self) -> bool {
+        self.opted_out
+    }
+
+    /// The name for people: for a pod of a controller, which has no name yet, what its name will start with.
+    #[must_use]
+    pub fn display_name(&self) -> &str {
+        if self.name.is_empty() { &self.generate_name } else { &self.name }
+    }
+}
+
+/// An entry of `spec.imagePullSecrets`, with the fields that we do not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct PullSecretReference(serde_json::Map<String, serde_json::Value>);
+
+impl PullSecretReference {
+    /// The name of the Secret.
+    pub fn name(&self) -> Option<&str> {
+        self.0.get("name").and_then(serde_json::Value::as_str)
+    }
+
+    /// The whole entry.
+    pub(super) fn to_value(&self) -> serde_json::Value {
+        serde_json::Value::Object(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

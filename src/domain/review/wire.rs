@@ -1,0 +1,198 @@
+//! The parts of an `AdmissionReview` that are decoded. Every field may be missing or null, as Go reads it.
+
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+
+use super::{MIRROR_ANNOTATION, OPT_OUT_LABEL, OPT_OUT_VALUE, PullSecretReference};
+
+/// `Object` is the type of `request.object`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "Object: Deserialize<'de>"))]
+pub(super) struct Review<'a, Object> {
+    #[serde(borrow)]
+    pub(super) api_version: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) request: Option<Request<'a, Object>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "Object: Deserialize<'de>"))]
+pub(super) struct Request<'a, Object> {
+    #[serde(borrow)]
+    pub(super) uid: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) kind: Option<GroupVersionKind<'a>>,
+    #[serde(borrow)]
+    pub(super) sub_resource: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) namespace: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) operation: Option<Text<'a>>,
+    pub(super) object: Option<Object>,
+    pub(super) dry_run: Option<bool>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct GroupVersionKind<'a> {
+    #[serde(borrow)]
+    group: Option<Text<'a>>,
+    #[serde(borrow)]
+    version: Option<Text<'a>>,
+    #[serde(borrow)]
+    kind: Option<Text<'a>>,
+}
+
+impl GroupVersionKind<'_> {
+    pub(super) fn is_pod(&self) -> bool {
+        let is = |text: &Option<Text<'_>>, expected| text.as_ref().map_or("", Text::as_str) == expected;
+        is(&self.group, "") && is(&self.version, "v1") && is(&self.kind, "Pod")
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Pod<'a> {
+    #[serde(borrow)]
+    metadata: Option<Metadata<'a>>,
+    #[serde(borrow)]
+    spec: Option<Spec<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+    #[serde(borrow)]
+    generate_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    labels: Option<Entry<'a, OptOut>>,
+    #[serde(borrow)]
+    annotations: Option<Entry<'a, Mirror>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    #[serde(borrow)]
+    containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow)]
+    init_containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow)]
+    ephemeral_containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow)]
+    volumes: Option<Vec<Volume<'a>>>,
+    image_pull_secrets: Option<Vec<Option<PullSecretReference>>>,
+}
+
+#[derive(Deserialize)]
+struct Container<'a> {
+    #[serde(borrow)]
+    image: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Volume<'a> {
+    #[serde(borrow)]
+    image: Option<ImageVolume<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ImageVolume<'a> {
+    #[serde(borrow)]
+    reference: Option<Text<'a>>,
+}
+
+impl<'a> From<Pod<'a>> for super::Pod<'a> {
+    fn from(pod: Pod<'a>) -> Self {
+        let metadata = pod.metadata.unwrap_or_default();
+        let spec = pod.spec.unwrap_or_default();
+        let containers = [spec.containers, spec.init_containers, spec.ephemeral_containers];
+        let of_containers = containers.into_iter().flatten().flatten().filter_map(|container| container.image);
+        let of_volumes = spec.volumes.into_iter().flatten().filter_map(|volume| volume.image?.reference);
+        Self {
+            name: metadata.name.map(Cow::from).unwrap_or_default(),
+            generate_name: metadata.generate_name.map(Cow::from).unwrap_or_default(),
+            images: of_containers.chain(of_volumes).map(Cow::from).filter(|image| !image.is_empty()).collect(),
+            pull_secrets: spec.image_pull_secrets.into_iter().flatten().map(Option::unwrap_or_default).collect(),
+            opted_out: metadata
+                .labels
+                .and_then(|labels| labels.value)
+                .is_some_and(|value| value.as_str() == OPT_OUT_VALUE),
+            mirror: metadata.annotations.is_some_and(|annotations| annotations.value.is_some()),
+        }
+    }
+}
+
+/// A string, borrowed from the body unless it holds an escape. (serde borrows a bare `Cow`, but not one in an `Option`.)
+#[derive(Default, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Text<'_> {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'a> From<Text<'a>> for Cow<'a, str> {
+    fn from(text: Text<'a>) -> Self {
+        text.0
+    }
+}
+
+/// The one entry of a map of strings that matters; the others are passed over.
+struct Entry<'a, Wanted> {
+    /// The value, empty when it is null; `None` when the key is not there.
+    value: Option<Text<'a>>,
+    wanted: PhantomData<Wanted>,
+}
+
+trait Key {
+    const KEY: &'static str;
+}
+
+struct OptOut;
+
+impl Key for OptOut {
+    const KEY: &'static str = OPT_OUT_LABEL;
+}
+
+struct Mirror;
+
+impl Key for Mirror {
+    const KEY: &'static str = MIRROR_ANNOTATION;
+}
+
+impl<'de: 'a, 'a, Wanted: Key> Deserialize<'de> for Entry<'a, Wanted> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntryVisitor(PhantomData))
+    }
+}
+
+struct EntryVisitor<Wanted>(PhantomData<Wanted>);
+
+impl<'de, Wanted: Key> Visitor<'de> for EntryVisitor<Wanted> {
+    type Value = Entry<'de, Wanted>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut value = None;
+        while let Some(key) = entries.next_key::<Text<'de>>()? {
+            if key.as_str() == Wanted::KEY {
+                value = Some(entries.next_value::<Option<Text<'de>>>()?.unwrap_or_default());
+            } else {
+                entries.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(Entry { value, wanted: PhantomData })
+    }
+}

@@ -1,0 +1,174 @@
+//! Metrics in the Prometheus text format. Label values come from closed sets: never the name of a pod or a namespace, never
+//! the text of an error.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+/// All metrics of the process. Shared by reference; every method is cheap and never blocks.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    admission_reviews: Family<Outcome, Counter>,
+    admission_duration: Histogram,
+    pull_secret_writes: Family<Write, Counter>,
+    pull_secrets: Gauge<i64, AtomicI64>,
+    serving_certificate_expiry: Gauge<f64, AtomicU64>,
+    configuration_reloads: Family<Outcome, Counter>,
+    credentials_readable: Family<RegistryLabel, Gauge<i64, AtomicI64>>,
+}
+
+impl Metrics {
+    /// Registers every metric, all at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("acr_pull_injector");
+        let admission_reviews = Family::default();
+        registry.register(
+            "admission_reviews",
+            "Admission reviews answered, by what was done",
+            admission_reviews.clone(),
+        );
+        let admission_duration = Histogram::new(ADMISSION_BUCKETS);
+        registry.register_with_unit(
+            "admission_duration",
+            "Time from a complete request body to the answer",
+            Unit::Seconds,
+            admission_duration.clone(),
+        );
+        let pull_secret_writes = Family::default();
+        registry.register(
+            "pull_secret_writes",
+            "Writes of pull secrets to the API server, by reason and outcome",
+            pull_secret_writes.clone(),
+        );
+        let pull_secrets = Gauge::default();
+        registry.register("pull_secrets", "Pull secrets of ours that stand in the cluster", pull_secrets.clone());
+        let serving_certificate_expiry = Gauge::default();
+        registry.register(
+            "serving_certificate_expiry_timestamp_seconds",
+            "When the serving certificate in use expires, in seconds since 1970; 0 when none is loaded",
+            serving_certificate_expiry.clone(),
+        );
+        let configuration_reloads = Family::default();
+        registry.register(
+            "configuration_reloads",
+            "Changed configuration files, by whether they were taken over or refused",
+            configuration_reloads.clone(),
+        );
+        let credentials_readable = Family::default();
+        registry.register(
+            "registry_credential_readable",
+            "1 when the files of a registry's credential could be read, else 0",
+            credentials_readable.clone(),
+        );
+        registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Self {
+            registry,
+            admission_reviews,
+            admission_duration,
+            pull_secret_writes,
+            pull_secrets,
+            serving_certificate_expiry,
+            configuration_reloads,
+            credentials_readable,
+        }
+    }
+
+    /// Counts one answered review.
+    pub fn admission_reviewed(&self, outcome: &'static str, duration: Duration) {
+        self.admission_reviews.get_or_create(&Outcome { outcome }).inc();
+        self.admission_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts one attempt to write a pull secret.
+    pub fn pull_secret_written(&self, reason: &'static str, outcome: &'static str) {
+        self.pull_secret_writes.get_or_create(&Write { reason, outcome }).inc();
+    }
+
+    /// Counts one change of the configuration file.
+    pub fn configuration_reloaded(&self, accepted: bool) {
+        let outcome = if accepted { "accepted" } else { "refused" };
+        self.configuration_reloads.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// States whether the credential of a registry could be read. `registry` is a name from the configuration file.
+    pub fn credential_readable(&self, registry: &str, readable: bool) {
+        let label = RegistryLabel { registry: registry.to_owned() };
+        self.credentials_readable.get_or_create(&label).set(i64::from(readable));
+    }
+
+    /// Forgets a registry that left the configuration.
+    pub fn registry_removed(&self, registry: &str) {
+        self.credentials_readable.remove(&RegistryLabel { registry: registry.to_owned() });
+    }
+
+    /// The text that Prometheus scrapes. The two gauges whose truth lies elsewhere are given by the caller.
+    #[must_use]
+    pub fn encode(&self, pull_secrets: usize, serving_certificate_expiry: Option<jiff::Timestamp>) -> String {
+        self.pull_secrets.set(i64::try_from(pull_secrets).unwrap_or(i64::MAX));
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit an f64 exactly for millions of years")]
+        self.serving_certificate_expiry.set(serving_certificate_expiry.map_or(0.0, |at| at.as_second() as f64));
+        let mut text = String::new();
+        // Writing to a String cannot fail; a partial text would be the only sign of it.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// From 50 µs, since an answer from memory takes less than one bucket of the API server's own histogram.
+const ADMISSION_BUCKETS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Write {
+    reason: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RegistryLabel {
+    registry: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_carry_the_names_that_dashboards_use() {
+        let metrics = Metrics::new();
+        metrics.admission_reviewed("injected", Duration::from_micros(80));
+        metrics.pull_secret_written("admission", "written");
+        metrics.credential_readable("contoso", false);
+        let text = metrics.encode(3, None);
+        for line in [
+            "acr_pull_injector_admission_reviews_total{outcome=\"injected\"} 1",
+            "acr_pull_injector_admission_duration_seconds_bucket{le=\"0.0001\"} 1",
+            "acr_pull_injector_admission_duration_seconds_bucket{le=\"0.00005\"} 0",
+            "acr_pull_injector_pull_secret_writes_total{reason=\"admission\",outcome=\"written\"} 1",
+            "acr_pull_injector_pull_secrets 3",
+            "acr_pull_injector_registry_credential_readable{registry=\"contoso\"} 0",
+            "acr_pull_injector_serving_certificate_expiry_timestamp_seconds 0.0",
+            concat!("acr_pull_injector_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
+}

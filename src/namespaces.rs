@@ -1,0 +1,62 @@
+//! Namespaces: a watched cache, and a live read for those that are too new to be in it.
+
+use std::{fmt, sync::Arc};
+
+use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Client, core::PartialObjectMeta};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::{NamespaceSource, StoreError},
+    domain::registry::Namespace,
+    lifecycle::Gate,
+    secrets::store::within_limit,
+    watch_cache::WatchCache,
+};
+
+/// The namespaces of the cluster, with the labels that opt-outs and selectors look at.
+pub struct KubernetesNamespaces {
+    client: Client,
+    cache: WatchCache<Namespace>,
+}
+
+impl KubernetesNamespaces {
+    /// Knows nothing until [`KubernetesNamespaces::follow`] runs.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, cache: WatchCache::new() }
+    }
+
+    /// Keeps the cache current until `shutdown`.
+    pub async fn follow(self: Arc<Self>, synced: Gate, shutdown: CancellationToken) {
+        let api: Api<PartialObjectMeta<v1::Namespace>> = Api::all(self.client.clone());
+        let entry = |metadata: &ObjectMeta| namespace(metadata).map(|namespace| (namespace.name.clone(), namespace));
+        self.cache.clone().follow(api, None, entry, synced, shutdown).await;
+    }
+}
+
+impl NamespaceSource for KubernetesNamespaces {
+    fn cached(&self, name: &str) -> Option<Arc<Namespace>> {
+        self.cache.get(name)
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Namespace>, StoreError> {
+        let api: Api<v1::Namespace> = Api::all(self.client.clone());
+        let read = within_limit(api.get_metadata_opt(name)).await?;
+        Ok(read.and_then(|object| namespace(&object.metadata)))
+    }
+}
+
+fn namespace(metadata: &ObjectMeta) -> Option<Namespace> {
+    Some(Namespace {
+        name: metadata.name.clone()?,
+        labels: metadata.labels.clone().unwrap_or_default(),
+        terminating: metadata.deletion_timestamp.is_some(),
+    })
+}
+
+impl fmt::Debug for KubernetesNamespaces {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("KubernetesNamespaces").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}

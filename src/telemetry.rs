@@ -1,0 +1,48 @@
+//! Logs. Text for a person at a terminal, JSON for everything that collects logs.
+//!
+//! What is logged of an admission: uid, namespace, name, outcome, milliseconds. Never a review and never a credential.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::{EnvFilter, fmt::SubscriberBuilder};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// One readable line per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts logging to standard error; standard output stays free for results.
+///
+/// # Errors
+///
+/// When logging was started already.
+pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let json = match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let subscriber = SubscriberBuilder::default().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    } else {
+        subscriber.with_ansi(std::io::stderr().is_terminal()).try_init()
+    }
+}
+
+/// Parses a log filter such as `info` or `info,acr_pull_injector=debug`.
+///
+/// # Errors
+///
+/// When the filter does not follow the syntax of `tracing_subscriber::EnvFilter`.
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::builder().parse(filter)
+}
