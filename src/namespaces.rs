@@ -41,6 +41,10 @@ impl NamespaceSource for KubernetesNamespaces {
     }
 
     async fn read(&self, name: &str) -> Result<Option<Namespace>, StoreError> {
+        // The name comes from whoever sent the review, and goes into a URL.
+        if !could_be_a_namespace(name) {
+            return Ok(None);
+        }
         let api: Api<v1::Namespace> = Api::all(self.client.clone());
         let read = within_limit(api.get_metadata_opt(name)).await?;
         Ok(read.and_then(|object| namespace(&object.metadata)))
@@ -55,8 +59,29 @@ fn namespace(metadata: &ObjectMeta) -> Option<Namespace> {
     })
 }
 
+/// Namespaces are named by the rules of a DNS label (RFC 1123).
+fn could_be_a_namespace(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
 impl fmt::Debug for KubernetesNamespaces {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("KubernetesNamespaces").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_change_the_url_is_no_namespace() {
+        for name in ["team-a", "a", "0", &"x".repeat(63)] {
+            assert!(could_be_a_namespace(name), "{name}");
+        }
+        for name in ["", "team-a/secrets/other", "..", "team-a?watch=1", "Team", "-a", "a-", "a b", &"x".repeat(64)] {
+            assert!(!could_be_a_namespace(name), "{name}");
+        }
     }
 }

@@ -69,6 +69,12 @@ pub enum ReviewError {
         /// In bytes, counted from 1.
         column: usize,
     },
+    /// The body is not even text.
+    #[error("not JSON: byte {offset} is not UTF-8")]
+    NotUtf8 {
+        /// Counted from 0.
+        offset: usize,
+    },
     /// JSON, but something else.
     #[error("not an AdmissionReview of admission.k8s.io")]
     NotAnAdmissionReview,
@@ -76,7 +82,7 @@ pub enum ReviewError {
     #[error("{0} is missing")]
     Missing(&'static str),
     /// A field cannot be read.
-    #[error("{field} has the wrong type or is given twice")]
+    #[error("{field} has the wrong type or holds a field twice")]
     Field {
         /// Its path from the start of the document.
         field: String,
@@ -85,7 +91,9 @@ pub enum ReviewError {
 
 /// Decodes the body of an admission call.
 pub fn parse(body: &[u8]) -> Result<Review<'_>, ReviewError> {
-    match serde_json::from_slice::<wire::Review<'_, wire::Pod<'_>>>(body) {
+    // Checking the encoding of the whole body first is faster than checking each string.
+    let body = str::from_utf8(body).map_err(|error| ReviewError::NotUtf8 { offset: error.valid_up_to() })?;
+    match serde_json::from_str::<wire::Review<'_, wire::Pod<'_>>>(body) {
         Ok(review) => assemble(review, |pod| Ok(pod.into())),
         Err(error) if error.is_data() => {
             // The object may be of another kind, whose fields have other types. Only for a pod is that an error.
@@ -97,7 +105,7 @@ pub fn parse(body: &[u8]) -> Result<Review<'_>, ReviewError> {
 }
 
 /// Decodes a pod, or the template of one, that stands alone.
-pub fn parse_pod(object: &[u8]) -> Result<Pod<'_>, ReviewError> {
+pub fn parse_pod(object: &str) -> Result<Pod<'_>, ReviewError> {
     decode::<wire::Pod<'_>>(object).map(Pod::from)
 }
 
@@ -134,8 +142,8 @@ fn assemble<'a, Object>(
     })
 }
 
-fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ReviewError> {
-    serde_json::from_slice(body)
+fn decode<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, ReviewError> {
+    serde_json::from_str(body)
         .map_err(|error| if error.is_data() { field_error::<T>(body, &error) } else { not_json(&error) })
 }
 
@@ -144,8 +152,8 @@ fn not_json(error: &serde_json::Error) -> ReviewError {
 }
 
 /// Decodes once more to learn which field `error` is about. The text of the error itself may quote the body.
-fn field_error<'a, T: Deserialize<'a>>(body: &'a [u8], error: &serde_json::Error) -> ReviewError {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
+fn field_error<'a, T: Deserialize<'a>>(body: &'a str, error: &serde_json::Error) -> ReviewError {
+    let mut deserializer = serde_json::Deserializer::from_str(body);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(error) if error.path().iter().next().is_some() => ReviewError::Field { field: error.path().to_string() },
         Err(_) => ReviewError::NotAnAdmissionReview,

@@ -25,11 +25,10 @@ fn pod_json(images: &[&str], metadata: &str) -> String {
     format!("{{\"metadata\":{{{metadata}}},\"spec\":{{\"containers\":[{}]}}}}", containers.join(","))
 }
 
-fn step_1(images: &[&str], metadata: &str, namespace_name: &str) -> Result<Vec<String>, SkipReason> {
+fn step_1(images: &[&str], metadata: &str, namespace_name: &str) -> Result<BTreeSet<LoginServer>, SkipReason> {
     let json = pod_json(images, metadata);
-    let pod = review::parse_pod(json.as_bytes()).unwrap();
+    let Ok(pod) = review::parse_pod(&json) else { panic!("{json}") };
     login_servers(&pod, namespace_name, &settings())
-        .map(|login_servers| login_servers.iter().map(ToString::to_string).collect())
 }
 
 #[test]
@@ -43,8 +42,9 @@ fn step_1_collects_login_servers_once_each_as_spelled() {
         "unknown.azurecr.io/a",
         "contoso.azurecr.io/NOT-AN-IMAGE",
     ];
+    let found = step_1(&images, "", "team-a").unwrap();
     assert_eq!(
-        step_1(&images, "", "team-a").unwrap(),
+        found.iter().map(LoginServer::as_str).collect::<Vec<_>>(),
         ["Contoso.azurecr.io", "contoso.azurecr.io", "contoso.azurecr.io:443", "unknown.azurecr.io"]
     );
 }

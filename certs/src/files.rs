@@ -1,0 +1,118 @@
+//! A certificate pair that somebody else keeps in a directory: a mounted Secret, or cert-manager's.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    pair::{CertificatePair, CertificatePairError},
+    serving::ServingCertificate,
+};
+
+/// A directory with `tls.crt` (PEM chain, leaf first) and `tls.key` (PEM key).
+///
+/// It is polled, and bytes are compared. A watch on the files would miss changes: the kubelet updates a mounted
+/// Secret by swapping a symlink, so the watched files are never written to.
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    /// The directory that holds both files.
+    pub directory: PathBuf,
+    /// Time between two looks at the files.
+    pub poll_interval: Duration,
+}
+
+/// Why the files cannot be served. The pair that was loaded last stays in use.
+#[derive(Debug, thiserror::Error)]
+enum CertificateFilesError {
+    #[error("cannot read {path}: check that the Secret is mounted there and holds this key", path = path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use {directory}", directory = directory.display())]
+    Pair {
+        directory: PathBuf,
+        #[source]
+        source: CertificatePairError,
+    },
+    #[error("the certificate in {directory} expired at {not_after}: store a new one", directory = directory.display())]
+    Expired { directory: PathBuf, not_after: Timestamp },
+}
+
+/// What both files held at one look.
+#[derive(PartialEq, Eq)]
+struct Contents {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl CertificateFiles {
+    /// Loads the pair into `serving` now and after every change, until `shutdown`.
+    ///
+    /// Files that cannot be used are logged once per change; the last good pair stays in use.
+    pub async fn run(self, serving: ServingCertificate, shutdown: CancellationToken) {
+        let mut loaded: Option<Contents> = None;
+        let mut reported: Option<String> = None;
+        loop {
+            match self.look(&mut loaded, &serving).await {
+                Ok(()) => reported = None,
+                Err(error) => {
+                    let reason = crate::reason::with_sources(&error);
+                    if reported.as_ref() != Some(&reason) {
+                        tracing::warn!(%reason, "the serving certificate's files cannot be used; keeping the last good pair");
+                        reported = Some(reason);
+                    }
+                }
+            }
+            if shutdown.run_until_cancelled(tokio::time::sleep(self.poll_interval)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        loaded: &mut Option<Contents>,
+        serving: &ServingCertificate,
+    ) -> Result<(), CertificateFilesError> {
+        let contents = self.read().await?;
+        if loaded.as_ref() == Some(&contents) {
+            return Ok(());
+        }
+        let pair = CertificatePair::from_pem(&contents.chain, &contents.key)
+            .map_err(|source| CertificateFilesError::Pair { directory: self.directory.clone(), source })?;
+        let not_after = pair.not_after();
+        if not_after < Timestamp::now() {
+            return Err(CertificateFilesError::Expired { directory: self.directory.clone(), not_after });
+        }
+        serving.load(pair);
+        tracing::info!(directory = %self.directory.display(), %not_after, "serving certificate loaded");
+        *loaded = Some(contents);
+        Ok(())
+    }
+
+    /// Reads the chain again after the key, so that a swap between both reads is seen and not reported as a mismatch.
+    async fn read(&self) -> Result<Contents, CertificateFilesError> {
+        let (chain_path, key_path) = (self.directory.join("tls.crt"), self.directory.join("tls.key"));
+        let mut chain = read_file(&chain_path).await?;
+        for _ in 0..3 {
+            let key = read_file(&key_path).await?;
+            let chain_again = read_file(&chain_path).await?;
+            if chain_again == chain {
+                return Ok(Contents { chain, key });
+            }
+            chain = chain_again;
+        }
+        Ok(Contents { key: read_file(&key_path).await?, chain })
+    }
+}
+
+async fn read_file(path: &Path) -> Result<Vec<u8>, CertificateFilesError> {
+    tokio::fs::read(path).await.map_err(|source| CertificateFilesError::Read { path: path.to_owned(), source })
+}

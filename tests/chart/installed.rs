@@ -1,0 +1,89 @@
+//! The chart on a real API server, without running pods: is everything accepted, and what does an upgrade leave alone.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use control_plane::ControlPlane;
+use k8s_openapi::{
+    ByteString,
+    api::admissionregistration::v1::{
+        MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
+    },
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::render::chart_directory;
+
+#[tokio::test]
+async fn the_api_server_accepts_all_of_it_and_an_upgrade_leaves_the_ca_bundle_alone() {
+    let control_plane = ControlPlane::builder().controller_manager(true).start().await.unwrap();
+    let client = control_plane.client();
+
+    let notes = run(release(control_plane.helm().command(), "install").args(crate::EVERY_BUILT_IN_KIND));
+    assert!(notes.contains("kubectl -n acr-pull-injector rollout status deployment/acr-pull-injector"), "{notes}");
+    assert!(notes.contains("describe secret fabrikam"), "{notes}");
+
+    let types = type_checking(&client).await;
+    assert_eq!(types.type_checking.unwrap_or_default().expression_warnings, None);
+
+    write_ca_bundle(&client, control_plane.ca_pem()).await;
+    let upgrade = ["--set", "webhook.failurePolicy=Fail,webhook.timeoutSeconds=9"];
+    let notes = run(release(control_plane.helm().command(), "upgrade").args(crate::EVERY_BUILT_IN_KIND).args(upgrade));
+    assert!(notes.contains("webhook.failurePolicy is Fail"), "{notes}");
+    let webhook = registration(&client).get("zz-injector").await.unwrap().webhooks.unwrap().remove(0);
+    assert_eq!(webhook.timeout_seconds, Some(9));
+    assert!(webhook.client_config.ca_bundle.is_some(), "the upgrade took the caBundle away");
+
+    let notes = run(release(control_plane.helm().command(), "upgrade").arg("--reset-values"));
+    assert!(notes.contains("no registry is configured"), "{notes}");
+}
+
+fn release(mut helm: Command, verb: &str) -> Command {
+    helm.args([verb, "acr-pull-injector", "--namespace", "acr-pull-injector"]).arg(chart_directory());
+    if verb == "install" {
+        helm.arg("--create-namespace");
+    }
+    helm
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The API server's own judgement of the guard's expressions, which takes a moment.
+async fn type_checking(client: &Client) -> ValidatingAdmissionPolicyStatus {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = policies.get("acr-pull-injector-guard").await.unwrap().status;
+        if let Some(status) = status.filter(|status| status.observed_generation.is_some()) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "the guard was not checked");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// As the program does it: server-side apply of this one field.
+async fn write_ca_bundle(client: &Client, ca_pem: &str) {
+    let ca_bundle = ByteString(ca_pem.as_bytes().to_vec());
+    let webhook = json!({"name": "inject.acr-pull-injector.io", "clientConfig": {"caBundle": ca_bundle}});
+    let apply = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "zz-injector"}, "webhooks": [webhook],
+    });
+    let parameters = PatchParams::apply("acr-pull-injector-ca-bundle").force();
+    registration(client).patch("zz-injector", &parameters, &Patch::Apply(&apply)).await.unwrap();
+}
+
+fn registration(client: &Client) -> Api<MutatingWebhookConfiguration> {
+    Api::all(client.clone())
+}

@@ -1,0 +1,152 @@
+//! The product as a user installs it, on an embedded control plane: the chart by `helm install`, its replicas as local
+//! processes under the chart's own ServiceAccount, its Service played by a forwarder.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use control_plane::{ControlPlane, LocalPod, LocalPodOptions, ServiceForwarder};
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    core::v1::{Namespace, Secret, Service},
+};
+use kube::{Api, Client, api::PostParams};
+use serde_json::json;
+
+/// Release name and namespace, as README says.
+pub const RELEASE: &str = "acr-pull-injector";
+/// A replica is ready within a second or two; the rest is for a busy machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running installation.
+pub struct Installation {
+    program: PathBuf,
+    forwarder: ServiceForwarder,
+    replicas: Mutex<Vec<Replica>>,
+}
+
+/// One replica and where it answers.
+pub struct Replica {
+    pub pod: LocalPod,
+    pub webhook: SocketAddr,
+}
+
+impl Installation {
+    /// Installs the chart with `settings` (see [`set`]) and starts its replicas.
+    pub async fn install(
+        control_plane: &ControlPlane,
+        program: &Path,
+        settings: &[&str],
+        replicas: usize,
+    ) -> Result<Self, Error> {
+        helm(control_plane, &[&["install", RELEASE, CHART, "-n", RELEASE, "--create-namespace"], settings].concat())?;
+        let services: Api<Service> = Api::namespaced(control_plane.client(), RELEASE);
+        let service = services.get(RELEASE).await?.spec.ok_or("the Service has no spec")?;
+        let cluster_ip = service.cluster_ip.ok_or("the Service has no ClusterIP")?.parse()?;
+        let forwarder = ServiceForwarder::start(cluster_ip, 443).await?;
+        let installation = Self { program: program.to_owned(), forwarder, replicas: Mutex::default() };
+        for _ in 0..replicas {
+            installation.start_replica(control_plane).await?;
+        }
+        installation.wait_for_ca_bundle(control_plane).await?;
+        Ok(installation)
+    }
+
+    /// Starts one more replica and sends it requests once it is ready.
+    pub async fn start_replica(&self, control_plane: &ControlPlane) -> Result<(), Error> {
+        let address = control_plane.new_pod_address();
+        let options = LocalPodOptions::new(&self.program, address);
+        let pod = LocalPod::start(control_plane, RELEASE, RELEASE, options).await?;
+        if let Err(error) = pod.wait_ready(READY_TIMEOUT).await {
+            return Err(format!("{error}\n{}", pod.log()).into());
+        }
+        let webhook = SocketAddr::new(address, 8443);
+        self.forwarder.add_backend(webhook);
+        self.replicas().push(Replica { pod, webhook });
+        Ok(())
+    }
+
+    /// Takes the oldest replica out of the installation; the forwarder still sends it requests.
+    pub fn take_oldest(&self) -> Option<Replica> {
+        let mut replicas = self.replicas();
+        (!replicas.is_empty()).then(|| replicas.remove(0))
+    }
+
+    /// Plays kube-proxy and the endpoint controller.
+    pub fn forwarder(&self) -> &ServiceForwarder {
+        &self.forwarder
+    }
+
+    /// Where the replicas answer.
+    pub fn webhooks(&self) -> Vec<SocketAddr> {
+        self.replicas().iter().map(|replica| replica.webhook).collect()
+    }
+
+    /// What the replicas have logged.
+    pub fn logs(&self) -> String {
+        self.replicas().iter().map(|replica| replica.pod.log()).collect()
+    }
+
+    /// Lays changed Secrets and ConfigMaps into the replicas' volumes now.
+    pub async fn refresh_volumes(&self) -> Result<(), Error> {
+        let replicas = std::mem::take(&mut *self.replicas());
+        let mut refreshed = Ok(());
+        for replica in &replicas {
+            refreshed = refreshed.and(replica.pod.refresh_volumes().await.map_err(Error::from));
+        }
+        self.replicas().extend(replicas);
+        refreshed
+    }
+
+    fn replicas(&self) -> MutexGuard<'_, Vec<Replica>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn wait_for_ca_bundle(&self, control_plane: &ControlPlane) -> Result<(), Error> {
+        let configurations: Api<MutatingWebhookConfiguration> = Api::all(control_plane.client());
+        for _ in 0..600 {
+            let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
+            if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.is_some()) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(format!("no CA was announced to the API server\n{}", self.logs()).into())
+    }
+}
+
+/// Stores credentials as an operator would, before the installation: a Secret each, in the release's namespace.
+pub async fn create_credentials(client: &Client, credentials: &[(&str, &[(&str, &str)])]) -> Result<(), Error> {
+    let namespace = serde_json::from_value(json!({"metadata": {"name": RELEASE}}))?;
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+    for (name, keys) in credentials {
+        let keys: BTreeMap<_, _> = keys.iter().copied().collect();
+        let secret = serde_json::from_value(json!({"metadata": {"name": name}, "stringData": keys}))?;
+        Api::<Secret>::namespaced(client.clone(), RELEASE).create(&PostParams::default(), &secret).await?;
+    }
+    Ok(())
+}
+
+/// Runs helm against the control plane and gives what it printed.
+pub fn helm(control_plane: &ControlPlane, arguments: &[&str]) -> Result<String, Error> {
+    let output = control_plane.helm().command().args(arguments).output()?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("helm {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
+    }
+}
+
+/// `--set` for each `key=value`.
+pub fn set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
+    settings.iter().flat_map(|setting| ["--set", setting]).collect()
+}
+
+/// The chart of this repository.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/acr-pull-injector");

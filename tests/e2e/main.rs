@@ -1,0 +1,176 @@
+//! The product on a real kube-apiserver, installed from its chart, with its own ServiceAccount.
+//!
+//! One control plane and one installation serve all cases. Cases that only create pods run side by side; those that
+//! disturb the installation run alone.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a test program may end at once and say why, and has no public interface"
+)]
+
+mod disruption;
+mod endpoint;
+mod injection;
+mod installation;
+mod permissions;
+mod world;
+
+use std::{future::Future, path::Path, process::ExitCode, sync::Arc};
+
+use control_plane::ControlPlane;
+use libtest_mimic::{Arguments, Trial};
+
+use crate::{
+    installation::Installation,
+    world::{Error, World},
+};
+
+/// Values of the installation: four registries with credentials of their own.
+pub fn settings() -> Vec<&'static str> {
+    installation::set(&[
+        "registries[0].name=contoso",
+        "registries[0].hosts={contoso.azurecr.io,contoso.eastus.geo.azurecr.io}",
+        "registries[0].credential.servicePrincipal.existingSecret=contoso",
+        "registries[1].name=fabrikam",
+        "registries[1].hosts={fabrikam.azurecr.io}",
+        "registries[1].credential.static.existingSecret=fabrikam",
+        "registries[2].name=rotating",
+        "registries[2].hosts={rotating.azurecr.io}",
+        "registries[2].credential.servicePrincipal.existingSecret=rotating",
+        "registries[3].name=restricted",
+        "registries[3].hosts={restricted.azurecr.io}",
+        "registries[3].namespaces.matchLabels.team=restricted",
+        "registries[3].credential.servicePrincipal.existingSecret=contoso",
+        "drainSeconds=5",
+    ])
+}
+
+type Case = fn(Arc<World>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+macro_rules! cases {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        vec![$((concat!(stringify!($module), "::", stringify!($case)), (|world| Box::pin($module::$case(world))) as Case)),*]
+    };
+}
+
+/// Cases that leave the installation alone.
+fn side_by_side() -> Vec<(&'static str, Case)> {
+    cases![
+        injection::bare_pod,
+        injection::pods_of_a_deployment,
+        injection::image_of_an_init_container_only,
+        injection::hosts_are_spelled_as_the_images_spell_them,
+        injection::two_registries_with_their_own_credentials,
+        injection::a_host_that_no_registry_covers_is_warned_about,
+        injection::a_rule_for_other_namespaces_is_named_in_the_warning,
+        injection::look_alike_hosts_get_nothing,
+        injection::an_existing_list_keeps_its_order,
+        injection::a_pod_that_names_the_pull_secret_gets_it_made,
+        injection::the_list_of_the_service_account_stays,
+        injection::an_opted_out_namespace_is_untouched,
+        injection::an_opted_out_pod_is_untouched,
+        injection::a_dry_run_writes_nothing,
+        injection::a_mirror_pod_is_untouched,
+        injection::a_foreign_secret_is_left_as_it_is,
+        injection::a_terminating_namespace_is_not_tried_again,
+        injection::twenty_new_namespaces_at_once,
+        injection::the_first_pod_right_after_its_namespace,
+        endpoint::excluded_and_unknown_namespaces_are_untouched,
+        endpoint::malformed_reviews_get_400_and_a_reason,
+        endpoint::other_objects_are_allowed_untouched,
+        endpoint::large_reviews_are_answered,
+        permissions::no_other_secret_can_be_read,
+        permissions::nothing_but_a_pull_secret_can_be_written,
+        permissions::a_foreign_secret_can_be_neither_written_nor_deleted,
+    ]
+}
+
+/// Cases that disturb the installation, or that must not be disturbed themselves.
+fn alone() -> Vec<(&'static str, Case)> {
+    cases![
+        disruption::a_pod_without_such_an_image_costs_no_call,
+        disruption::a_changed_password_reaches_every_pull_secret,
+        disruption::two_replicas_adding_registries_at_once_lose_none,
+        disruption::a_rolling_restart_under_load_fails_no_call,
+        disruption::pods_are_admitted_while_the_webhook_is_dead,
+        disruption::a_second_signal_ends_a_replica_at_once,
+        disruption::a_removed_ca_bundle_comes_back,
+        disruption::an_upgrade_keeps_the_ca_bundle,
+    ]
+}
+
+/// Cases for features that the API server has only in newer versions.
+fn for_version(minor: u32) -> Vec<(&'static str, Case)> {
+    // Image volumes are on by default from 1.35.
+    if minor >= 35 { cases![injection::image_volume_only] } else { Vec::new() }
+}
+
+fn main() -> ExitCode {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nobody installed one before");
+    let mut arguments = Arguments::from_args();
+    // The cases wait for the API server most of the time.
+    arguments.test_threads.get_or_insert(8);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(&runtime, None)).exit_code();
+    }
+    let world = match runtime.block_on(install()) {
+        Ok(world) => Arc::new(world),
+        Err(error) => {
+            eprintln!("the product could not be installed: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials(&runtime, Some(&world)));
+    if conclusion.has_failed() {
+        eprintln!("--- logs of the replicas ---\n{}", world.installation.logs());
+    }
+    // Ends the control plane and everything on it.
+    let world = Arc::into_inner(world).expect("every case has ended");
+    runtime.block_on(async { drop(world) });
+    conclusion.exit_code()
+}
+
+fn trials(runtime: &tokio::runtime::Runtime, world: Option<&Arc<World>>) -> Vec<Trial> {
+    let minor = world.map_or(u32::MAX, |world| world.control_plane.version().minor);
+    let trial = |(name, case): (&'static str, Case), exclusive: bool| {
+        let (handle, world) = (runtime.handle().clone(), world.cloned());
+        Trial::test(name, move || {
+            let world = world.ok_or("listed only")?;
+            handle.block_on(async {
+                if exclusive {
+                    let _alone = world.undisturbed.write().await;
+                    case(world.clone()).await
+                } else {
+                    let _shared = world.undisturbed.read().await;
+                    case(world.clone()).await
+                }
+            })?;
+            Ok(())
+        })
+    };
+    let shared = side_by_side().into_iter().chain(for_version(minor)).map(|case| trial(case, false));
+    shared.chain(alone().into_iter().map(|case| trial(case, true))).collect()
+}
+
+async fn install() -> Result<World, Error> {
+    let control_plane = ControlPlane::builder().controller_manager(true).start().await?;
+    let client = control_plane.client();
+    installation::create_credentials(
+        &client,
+        &[
+            ("contoso", &[("clientId", "contoso-app"), ("clientSecret", "contoso-password")]),
+            ("fabrikam", &[("username", "fabrikam-token"), ("password", "fabrikam-password")]),
+            ("rotating", &[("clientId", "rotating-app"), ("clientSecret", "password-1")]),
+        ],
+    )
+    .await?;
+    let program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector"));
+    let installation = Installation::install(&control_plane, program, &settings(), 2).await?;
+    let world = World::new(control_plane, installation);
+    permissions::wait_for_the_guard(&world).await?;
+    Ok(world)
+}

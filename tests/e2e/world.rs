@@ -1,0 +1,200 @@
+//! What every case needs: namespaces, pods through the API server, pull secrets, reviews sent straight to a replica.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use control_plane::ControlPlane;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, PostParams},
+    client::Body,
+    core::Request,
+};
+use serde_json::{Value, json};
+
+pub use crate::installation::Error;
+use crate::installation::{Installation, RELEASE};
+
+pub const PULL_SECRET: &str = "acr-pull-secret";
+
+/// The control plane with the product on it.
+pub struct World {
+    pub control_plane: ControlPlane,
+    pub installation: Installation,
+    pub client: Client,
+    /// Cases that disturb others take it for writing.
+    pub undisturbed: tokio::sync::RwLock<()>,
+    numbers: AtomicU32,
+}
+
+/// A pod as the API server has stored it, and what it said.
+#[derive(Debug)]
+pub struct Created {
+    pub pod: Pod,
+    pub warnings: Vec<String>,
+}
+
+impl World {
+    pub fn new(control_plane: ControlPlane, installation: Installation) -> Self {
+        let client = control_plane.client();
+        Self { control_plane, installation, client, undisturbed: tokio::sync::RwLock::default(), numbers: AtomicU32::new(0) }
+    }
+
+    /// A fresh namespace with its `default` ServiceAccount.
+    pub async fn namespace(&self, labels: &[(&str, &str)]) -> Result<String, Error> {
+        let name = format!("team-{}", self.numbers.fetch_add(1, Ordering::Relaxed));
+        self.named_namespace(&name, labels).await?;
+        Ok(name)
+    }
+
+    pub async fn named_namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<(), Error> {
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}}))?;
+        Api::<Namespace>::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), name);
+        eventually("the default ServiceAccount", || async { Ok(accounts.get_opt("default").await?) }).await?;
+        Ok(())
+    }
+
+    /// Creates a pod through the API server and keeps the warnings that a user would see.
+    pub async fn create(&self, namespace: &str, pod: &Value) -> Result<Created, Error> {
+        self.create_with(namespace, pod, &PostParams::default()).await
+    }
+
+    pub async fn create_with(&self, namespace: &str, pod: &Value, parameters: &PostParams) -> Result<Created, Error> {
+        let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
+        let response = self.client.send(request.create(parameters, serde_json::to_vec(pod)?)?.map(Body::from)).await?;
+        let warnings = response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap_or("?").to_owned());
+        let warnings = warnings.collect();
+        let status = response.status();
+        let body = response.into_body().collect_bytes().await?;
+        if !status.is_success() {
+            return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
+        }
+        Ok(Created { pod: serde_json::from_slice(&body)?, warnings })
+    }
+
+    /// The pull secret of a namespace.
+    pub async fn pull_secret(&self, namespace: &str) -> Result<Option<Secret>, Error> {
+        Ok(Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(PULL_SECRET).await?)
+    }
+
+    /// Host, user name and password of each entry of the namespace's pull secret.
+    pub async fn entries(&self, namespace: &str) -> Result<BTreeMap<String, (String, String)>, Error> {
+        let secret = self.pull_secret(namespace).await?.ok_or_else(|| format!("no pull secret in {namespace}"))?;
+        entries(&secret)
+    }
+
+    pub async fn delete_pod(&self, namespace: &str, name: &str) -> Result<(), Error> {
+        let parameters = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        Api::<Pod>::namespaced(self.client.clone(), namespace).delete(name, &parameters).await?;
+        Ok(())
+    }
+
+    /// A client for one replica's webhook port that trusts what the API server trusts, as a caller that isn't the API
+    /// server would be: nothing authenticates it.
+    pub async fn direct(&self, webhook: SocketAddr) -> Result<Client, Error> {
+        let configurations: Api<k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration> =
+            Api::all(self.client.clone());
+        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
+        let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).ok_or("no caBundle")?;
+        let mut config = Config::new(format!("https://{webhook}").parse()?);
+        config.root_cert = Some(certificates(&bundle.0)?);
+        config.tls_server_name = Some(format!("{RELEASE}.{RELEASE}.svc"));
+        Ok(Client::try_from(config)?)
+    }
+
+    /// Sends a body to a replica's `/mutate` and gives status and answer.
+    pub async fn review(&self, direct: &Client, body: Vec<u8>) -> Result<(u16, Vec<u8>), Error> {
+        let request = Request::new("/mutate").create(&PostParams::default(), body)?.map(|body| Body::from(body));
+        let response = direct.send(request).await?;
+        Ok((response.status().as_u16(), response.into_body().collect_bytes().await?.to_vec()))
+    }
+
+    /// The value of the API server's own counters whose line holds all of `parts`, summed up.
+    pub async fn api_server_counter(&self, parts: &[&str]) -> Result<f64, Error> {
+        let text = self.control_plane.metrics().await?;
+        let lines = text.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+/// A pod with these images in its containers.
+pub fn pod(name: &str, images: &[&str]) -> Value {
+    let containers = images.iter().enumerate().map(|(number, image)| json!({"name": format!("c{number}"), "image": image}));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": containers.collect::<Vec<_>>()},
+    })
+}
+
+/// The names under `imagePullSecrets`, in order.
+pub fn references(pod: &Pod) -> Vec<String> {
+    let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    secrets.map(|reference| reference.name.clone()).collect()
+}
+
+/// Host, user name and password of each entry of a pull secret. All three spellings must agree.
+pub fn entries(secret: &Secret) -> Result<BTreeMap<String, (String, String)>, Error> {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    if secret.type_.as_deref() != Some("kubernetes.io/dockerconfigjson") {
+        return Err(format!("type {:?}", secret.type_).into());
+    }
+    let data = secret.data.as_ref().ok_or("no data")?;
+    if data.len() != 1 {
+        return Err(format!("keys {:?}", data.keys()).into());
+    }
+    let json: Value = serde_json::from_slice(&data.get(".dockerconfigjson").ok_or("no .dockerconfigjson")?.0)?;
+    let auths = json["auths"].as_object().ok_or("no auths")?;
+    let mut entries = BTreeMap::new();
+    for (host, entry) in auths {
+        let field = |name: &str| entry[name].as_str().map(str::to_owned).ok_or_else(|| format!("{host}: no {name}"));
+        let (username, password) = (field("username")?, field("password")?);
+        if BASE64_STANDARD.decode(field("auth")?)? != format!("{username}:{password}").into_bytes() {
+            return Err(format!("{host}: auth says something else than username and password").into());
+        }
+        entries.insert(host.clone(), (username, password));
+    }
+    Ok(entries)
+}
+
+/// Asks again until there is an answer, half a minute at most.
+pub async fn eventually<T, F: Future<Output = Result<Option<T>, Error>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{what}: not within 30 s").into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Fails with a sentence and both values.
+pub fn expect_equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), Error> {
+    if found == expected { Ok(()) } else { Err(format!("{what}: found {found:?}, expected {expected:?}").into()) }
+}
+
+/// Fails with a sentence.
+pub fn expect(condition: bool, otherwise: impl std::fmt::Display) -> Result<(), Error> {
+    if condition { Ok(()) } else { Err(otherwise.to_string().into()) }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
