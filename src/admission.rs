@@ -16,7 +16,7 @@ use crate::{
         decision::{self, Decision, Injection, Settings, SkipReason},
         image::LoginServer,
         patch,
-        pull_secret::{PullSecret, RegistryCredential, StoredPullSecret},
+        pull_secret::{CredentialSourceHash, PullSecret, RegistryCredential, StoredPullSecret},
         registry::{Namespace, RegistryName},
         review::{self, Pod, Response, Review, ReviewError, Subject, Warning},
     },
@@ -34,6 +34,9 @@ pub trait CredentialSource: Send + Sync + 'static {
         registry: &RegistryName,
         login_server: &LoginServer,
     ) -> impl Future<Output = Result<RegistryCredential, CredentialError>> + Send;
+
+    /// What a credential of the rule `registry` would be made from now, from memory alone. `None`: it cannot be read.
+    fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash>;
 }
 
 /// Why there is no credential. The text names the file and the remedy, never a secret.

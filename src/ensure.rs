@@ -154,7 +154,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         for _ in 0..MAX_ATTEMPTS {
             let (secret, missing) = self.assemble(namespace, wanted, stored.as_ref()).await?;
             let written = match &stored {
-                Some(previous) if previous.data_untouched && previous.content_hash == Some(secret.content_hash()) => {
+                Some(previous) if previous.data_untouched && previous.source_hash == Some(secret.source_hash()) => {
                     return missing.map_or(Ok(()), Err);
                 }
                 Some(previous) => self.store.update(&namespace.name, &secret, previous).await,

@@ -14,7 +14,7 @@ use crate::{
     config::{CredentialFiles, Value},
     domain::{
         image::LoginServer,
-        pull_secret::{Password, RegistryCredential},
+        pull_secret::{CredentialSourceHash, Password, RegistryCredential},
         registry::RegistryName,
     },
     metrics::Metrics,
@@ -109,6 +109,11 @@ impl CredentialSource for FileCredentials {
             Err(CredentialError { registry: registry.clone(), reason: "it is not configured any more".to_owned() })
         })
     }
+
+    fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash> {
+        let known = self.known.load();
+        known.get(registry).and_then(|known| known.as_ref().ok()).map(|credential| credential.source.clone())
+    }
 }
 
 /// Username and password belong together: they are taken only when two reads in a row say the same, so that a swap of the
@@ -133,7 +138,7 @@ async fn read_pair(registry: &RegistryName, files: &CredentialFiles) -> Result<R
         return Err(CredentialError { registry: registry.clone(), reason });
     }
     let password = Password::new(read_file(registry, &files.password_file).await?);
-    Ok(RegistryCredential { username, password, expires_at: None })
+    Ok(RegistryCredential::stored(username, password))
 }
 
 /// The text of a file without the line end that editors and `kubectl create secret --from-file` leave behind.

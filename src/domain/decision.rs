@@ -7,9 +7,10 @@ use std::{
 
 use super::{
     image::LoginServer,
-    pull_secret::PullSecretName,
+    patch,
+    pull_secret::{MANAGER, PullSecretName},
     registry::{Grant, Namespace, RegistryName, RegistryRules},
-    review::{OPT_OUT_LABEL, OPT_OUT_VALUE, Pod},
+    review::{OPT_OUT_LABEL, OPT_OUT_VALUE, Pod, Response, Warning},
 };
 
 /// Never injected, whatever the settings say: an outage there can take the cluster down.
@@ -48,7 +49,6 @@ pub fn login_servers(
 }
 
 /// Step 2: what the namespace is granted of these login servers.
-#[must_use]
 pub fn decide(login_servers: BTreeSet<LoginServer>, namespace: &Namespace, settings: &Settings) -> Decision {
     if opted_out(namespace) {
         return Decision::Skip(SkipReason::NamespaceOptedOut);
@@ -76,7 +76,6 @@ pub fn decide(login_servers: BTreeSet<LoginServer>, namespace: &Namespace, setti
 }
 
 /// Does the namespace carry the label that opts out?
-#[must_use]
 pub fn opted_out(namespace: &Namespace) -> bool {
     namespace.labels.get(OPT_OUT_LABEL).is_some_and(|value| value == OPT_OUT_VALUE)
 }
@@ -88,6 +87,27 @@ pub enum Decision {
     Skip(SkipReason),
     /// Make sure that the pull secret holds what is granted, and make the pod reference it.
     Inject(Injection),
+}
+
+impl Decision {
+    /// Completes the answer: the patch of a pod that is injected, and a warning for each login server that stays without
+    /// a credential.
+    #[must_use]
+    pub fn respond<'a>(&self, response: Response<'a>, pod: &Pod<'_>, settings: &Settings) -> Response<'a> {
+        let (patch, ungranted) = match self {
+            Self::Inject(Injection { ungranted, .. }) => {
+                (patch::image_pull_secrets(pod, &settings.pull_secret_name), ungranted.as_slice())
+            }
+            Self::Skip(SkipReason::NothingGranted(ungranted)) => (None, ungranted.as_slice()),
+            Self::Skip(_) => (None, [].as_slice()),
+        };
+        let response = match patch {
+            Some(patch) => response.with_patch(patch),
+            None => response,
+        };
+        let warnings = ungranted.iter().map(|ungranted| Warning::new(format!("{MANAGER}: {ungranted}")));
+        warnings.fold(response, Response::with_warning)
+    }
 }
 
 /// What a pod gets, and what not.
@@ -141,7 +161,6 @@ pub enum SkipReason {
 
 impl SkipReason {
     /// The reason as the value of a metric label.
-    #[must_use]
     pub fn as_label(&self) -> &'static str {
         match self {
             Self::ExcludedNamespace => "excluded_namespace",

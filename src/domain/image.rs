@@ -84,25 +84,21 @@ impl<'a> ImageReference<'a> {
     /// The registry as Kubernetes derives it, spelled as in the image and with its port: `docker.io` when the image
     /// names none. Empty for the rare first part that has a dot but is no host name (`con_toso.example/app`): Kubernetes
     /// then takes it for a part of the path.
-    #[must_use]
     pub fn registry_host(&self) -> &'a str {
         self.host
     }
 
     /// The repository as spelled, without the `library/` that Docker Hub implies.
-    #[must_use]
     pub fn path(&self) -> &'a str {
         self.path
     }
 
     /// The part after `:`.
-    #[must_use]
     pub fn tag(&self) -> Option<&'a str> {
         self.tag
     }
 
     /// The part after `@`, with its algorithm.
-    #[must_use]
     pub fn digest(&self) -> Option<&'a str> {
         self.digest
     }
@@ -115,19 +111,16 @@ pub struct LoginServer(String);
 
 impl LoginServer {
     /// The host as spelled, with its port.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The host in lower case, without the port: what the domain name system resolves.
-    #[must_use]
     pub fn host_name(&self) -> String {
         self.spelled_name().to_ascii_lowercase()
     }
 
     /// The port, when one is spelled.
-    #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.0.split_once(':').and_then(|(_, port)| port.parse().ok())
     }
@@ -155,7 +148,6 @@ pub struct DomainSuffixError(String);
 
 impl DomainSuffix {
     /// The domain, without a leading dot.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -222,13 +214,11 @@ enum LoginServerFault {
 
 impl LoginServerRule {
     /// The public Azure clouds, and `extra` for sovereign clouds, connected registries and tests.
-    #[must_use]
     pub fn new(extra: Vec<DomainSuffix>) -> Self {
         Self { extra, azure: ["azurecr.io", "azurecr.cn", "azurecr.us"].map(|suffix| DomainSuffix(suffix.to_owned())) }
     }
 
     /// The login server that an image is pulled from, or `None` when it is pulled from elsewhere or not at all.
-    #[must_use]
     pub fn login_server_of(&self, image: &str) -> Option<LoginServer> {
         let host = ImageReference::parse(image).ok()?.registry_host();
         self.check(host).ok().map(|()| LoginServer(host.to_owned()))

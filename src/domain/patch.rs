@@ -13,7 +13,6 @@ use super::{
 /// It is exactly one `add` of the whole list, also when the list exists: such a patch always applies, and one that does
 /// not makes the API server reject the pod, even under `failurePolicy: Ignore`. The order of the list is kept, since the
 /// kubelet tries its entries in turn, and ours comes last. A second entry of one name, which only earns a warning, is dropped.
-#[must_use]
 pub fn image_pull_secrets(pod: &Pod<'_>, name: &PullSecretName) -> Option<Patch> {
     if pod.references(name) {
         return None;

@@ -20,8 +20,11 @@ pub const MANAGER: &str = "acr-pull-injector";
 pub const HOSTS_ANNOTATION: &str = "acr-pull-injector.io/hosts";
 /// The annotation that says when the first credential of a pull secret expires (RFC 3339); absent when none does.
 pub const EXPIRES_AT_ANNOTATION: &str = "acr-pull-injector.io/expires-at";
-/// The annotation with the SHA-256 of the value of [`DATA_KEY`], in hexadecimal.
-pub const CONTENT_HASH_ANNOTATION: &str = "acr-pull-injector.io/content-hash";
+/// The annotation that says when the first credential of a pull secret should be renewed (RFC 3339); absent when none
+/// expires.
+pub const RENEW_AT_ANNOTATION: &str = "acr-pull-injector.io/renew-at";
+/// The annotation with the hash of what the credentials were made from: see [`PullSecret::source_hash`].
+pub const SOURCE_HASH_ANNOTATION: &str = "acr-pull-injector.io/source-hash";
 /// The type of a pull secret.
 pub const SECRET_TYPE: &str = "kubernetes.io/dockerconfigjson";
 /// The one key of its data.
@@ -41,7 +44,6 @@ pub struct PullSecretNameError(String);
 
 impl PullSecretName {
     /// The name as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -77,13 +79,11 @@ pub struct Password(String);
 
 impl Password {
     /// Wraps the password.
-    #[must_use]
     pub fn new(password: String) -> Self {
         Self(password)
     }
 
     /// The password itself, for the place that has to send or store it.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -102,8 +102,49 @@ pub struct RegistryCredential {
     pub username: String,
     /// The password or token.
     pub password: Password,
-    /// When the registry stops accepting it; `None` when that is not known.
-    pub expires_at: Option<Timestamp>,
+    /// How long it is good; `None` when it does not expire by itself, as far as we know.
+    pub lifetime: Option<Lifetime>,
+    /// What it was made from.
+    pub source: CredentialSourceHash,
+}
+
+impl RegistryCredential {
+    /// A user name and password that the operator stored, and that go into pull secrets as they are.
+    pub fn stored(username: String, password: Password) -> Self {
+        let source = CredentialSourceHash::of(&["stored", &username, password.expose()]);
+        Self { username, password, lifetime: None, source }
+    }
+}
+
+/// How long a token is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From when on it should be replaced.
+    pub renew_at: Timestamp,
+    /// When the registry stops accepting it.
+    pub expires_at: Timestamp,
+}
+
+/// Tells whether a credential was made from what is stored now: the same after every renewal of a token, another when the
+/// operator changes the credential behind it. A SHA-256 in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CredentialSourceHash(String);
+
+impl CredentialSourceHash {
+    /// The hash of these parts, in this order; where one ends and the next begins counts.
+    pub fn of(parts: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        Self(format!("{:x}", hash.finalize()))
+    }
+
+    /// Of a credential that was read from a pull secret: equal to none that is made now.
+    fn unknown() -> Self {
+        Self(String::new())
+    }
 }
 
 /// The content of a pull secret.
@@ -122,19 +163,18 @@ pub struct PullSecretError {
 
 impl PullSecret {
     /// A pull secret with these credentials.
-    #[must_use]
     pub fn new(credentials: BTreeMap<LoginServer, RegistryCredential>) -> Self {
         Self { credentials }
     }
 
     /// Reads what is stored, to keep the entries whose credential is not at hand.
     ///
-    /// `expires_at` is the stored expiry, which holds for the entry that expires first; every entry gets it, since which
-    /// one that is was not stored. Entries that are of no use are left out: a host that is no login server, no user name,
+    /// `lifetime` is the stored one, which holds for the entry that expires first; every entry gets it, since which one
+    /// that is was not stored. Entries that are of no use are left out: a host that is no login server, no user name,
     /// no password. The kubelet would stop at a malformed one, for every image of the pod.
     pub fn parse(
         docker_config_json: &[u8],
-        expires_at: Option<Timestamp>,
+        lifetime: Option<Lifetime>,
         login_servers: &LoginServerRule,
     ) -> Result<Self, PullSecretError> {
         let config: DockerConfig<serde_json::Value> = serde_json::from_slice(docker_config_json)
@@ -143,7 +183,8 @@ impl PullSecret {
             let login_server = login_servers.parse(&host).ok()?;
             let field = |key| Some(entry.get(key)?.as_str()?.to_owned()).filter(|value| !value.is_empty());
             let (username, password) = (field("username")?, Password::new(field("password")?));
-            Some((login_server, RegistryCredential { username, password, expires_at }))
+            let source = CredentialSourceHash::unknown();
+            Some((login_server, RegistryCredential { username, password, lifetime, source }))
         });
         Ok(Self { credentials: credentials.collect() })
     }
@@ -154,20 +195,17 @@ impl PullSecret {
     }
 
     /// The credential for a login server of exactly this spelling.
-    #[must_use]
     pub fn credential(&self, login_server: &LoginServer) -> Option<&RegistryCredential> {
         self.credentials.get(login_server)
     }
 
     /// Its credentials.
-    #[must_use]
     pub fn into_credentials(self) -> BTreeMap<LoginServer, RegistryCredential> {
         self.credentials
     }
 
     /// The value of [`DATA_KEY`]: what `kubectl create secret docker-registry` writes, byte for byte the same for the
     /// same credentials.
-    #[must_use]
     pub fn docker_config_json(&self) -> Vec<u8> {
         let entries = self.credentials.iter().map(|(login_server, credential)| {
             let RegistryCredential { username, password, .. } = credential;
@@ -177,16 +215,18 @@ impl PullSecret {
         json(&DockerConfig { auths: entries.collect() })
     }
 
-    /// When the first credential expires; `None` when none does.
-    #[must_use]
-    pub fn expires_at(&self) -> Option<Timestamp> {
-        self.credentials.values().filter_map(|credential| credential.expires_at).min()
+    /// When the first credential is to be renewed and when the first expires; `None` when none does.
+    pub fn lifetime(&self) -> Option<Lifetime> {
+        let lifetimes = || self.credentials.values().filter_map(|credential| credential.lifetime);
+        Some(Lifetime {
+            renew_at: lifetimes().map(|lifetime| lifetime.renew_at).min()?,
+            expires_at: lifetimes().map(|lifetime| lifetime.expires_at).min()?,
+        })
     }
 
-    /// The SHA-256 of [`Self::docker_config_json`] in hexadecimal.
-    #[must_use]
-    pub fn content_hash(&self) -> String {
-        format!("{:x}", Sha256::digest(self.docker_config_json()))
+    /// Tells whether the hosts or what their credentials were made from have changed.
+    pub fn source_hash(&self) -> String {
+        source_hash(self.credentials.iter().map(|(login_server, credential)| (login_server, &credential.source)))
     }
 
     /// The annotations that tell all that is needed of a stored pull secret without its data.
@@ -194,19 +234,26 @@ impl PullSecret {
         let hosts: Vec<&str> = self.hosts().map(LoginServer::as_str).collect();
         let mut annotations = BTreeMap::from([
             (HOSTS_ANNOTATION.to_owned(), hosts.join(",")),
-            (CONTENT_HASH_ANNOTATION.to_owned(), self.content_hash()),
+            (SOURCE_HASH_ANNOTATION.to_owned(), self.source_hash()),
         ]);
-        if let Some(expires_at) = self.expires_at() {
+        if let Some(Lifetime { renew_at, expires_at }) = self.lifetime() {
+            annotations.insert(RENEW_AT_ANNOTATION.to_owned(), renew_at.to_string());
             annotations.insert(EXPIRES_AT_ANNOTATION.to_owned(), expires_at.to_string());
         }
         annotations
     }
 
     /// The label that makes the Secret ours.
-    #[must_use]
     pub fn labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned())])
     }
+}
+
+/// The [`PullSecret::source_hash`] of a pull secret with these login servers (sorted) and sources, without its credentials
+/// at hand.
+pub fn source_hash<'a>(sources: impl Iterator<Item = (&'a LoginServer, &'a CredentialSourceHash)>) -> String {
+    let parts: Vec<&str> = sources.flat_map(|(login_server, source)| [login_server.as_str(), &source.0]).collect();
+    CredentialSourceHash::of(&parts).0
 }
 
 #[expect(clippy::expect_used, reason = "the keys are strings, and nothing else can fail")]

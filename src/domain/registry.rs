@@ -21,7 +21,6 @@ pub struct RegistryNameError(String);
 
 impl RegistryName {
     /// The name as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -149,7 +148,6 @@ pub struct NamespaceSelector {
 
 impl NamespaceSelector {
     /// Is the namespace selected?
-    #[must_use]
     pub fn matches(&self, namespace: &Namespace) -> bool {
         (self.names.is_empty() || self.names.contains(&namespace.name))
             && self.match_labels.iter().all(|(key, value)| namespace.labels.get(key) == Some(value))
@@ -267,7 +265,6 @@ impl RegistryRules {
     }
 
     /// Which hosts are login servers at all.
-    #[must_use]
     pub fn login_servers(&self) -> &LoginServerRule {
         &self.login_servers
     }
@@ -278,7 +275,6 @@ impl RegistryRules {
     }
 
     /// Is no registry configured?
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
@@ -288,7 +284,6 @@ impl RegistryRules {
     /// The most specific rules win: host and port, then host, then wildcard. Among rules of one level the first in order
     /// that serves the namespace counts. There is no fall back to a lower level: a rule that keeps a registry from a
     /// namespace must not be undone by a wildcard.
-    #[must_use]
     pub fn grant(&self, login_server: &LoginServer, namespace: &Namespace) -> Grant<'_> {
         let mut refused: Option<(Specificity, &RegistryRule)> = None;
         let mut granted: Option<(Specificity, &RegistryRule)> = None;

@@ -180,31 +180,26 @@ impl Pod<'_> {
     }
 
     /// The list `spec.imagePullSecrets` as it stands.
-    #[must_use]
     pub fn image_pull_secrets(&self) -> &[PullSecretReference] {
         &self.pull_secrets
     }
 
     /// Is the pull secret in the list?
-    #[must_use]
     pub fn references(&self, name: &PullSecretName) -> bool {
         self.pull_secrets.iter().any(|reference| reference.name() == Some(name.as_str()))
     }
 
     /// Is this the API server's copy of a static pod?
-    #[must_use]
     pub fn is_mirror(&self) -> bool {
         self.mirror
     }
 
     /// Does the pod carry the label that opts out?
-    #[must_use]
     pub fn opted_out(&self) -> bool {
         self.opted_out
     }
 
     /// The name for people: for a pod of a controller, which has no name yet, what its name will start with.
-    #[must_use]
     pub fn display_name(&self) -> &str {
         if self.name.is_empty() { &self.generate_name } else { &self.name }
     }

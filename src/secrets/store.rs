@@ -128,7 +128,7 @@ impl PullSecretStore for KubernetesPullSecrets {
             .data
             .as_ref()
             .and_then(|data| data.get(DOCKER_CONFIG_JSON))
-            .and_then(|bytes| PullSecret::parse(&bytes.0, stored.expires_at, settings.rules.login_servers()).ok());
+            .and_then(|bytes| PullSecret::parse(&bytes.0, stored.lifetime, settings.rules.login_servers()).ok());
         self.cache.insert(namespace.to_owned(), stored.clone());
         Ok(Some(ReadPullSecret { stored, content }))
     }

@@ -125,3 +125,24 @@ fn a_warning_names_host_rule_and_remedy() {
         "no pull secret for unknown.azurecr.io: no registry covers it; add it to the hosts of one"
     );
 }
+
+#[test]
+fn the_answer_carries_the_patch_and_a_warning_for_what_is_not_granted() {
+    let review = review::parse(include_bytes!("../../../tests/fixtures/review-create-replicaset-pod.json")).unwrap();
+    let review::Subject::PodCreation(pod) = &review.subject else { panic!() };
+    let respond = |namespace_name: &str| {
+        let login_servers = login_servers(pod, namespace_name, &settings()).unwrap();
+        let response = Response::allowed(&review);
+        let answer = decide(login_servers, &namespace(namespace_name), &settings()).respond(response, pod, &settings());
+        (answer.patch().is_some(), answer.warnings().to_vec())
+    };
+    assert_eq!(respond("team-b"), (true, vec![]));
+    let warning = Warning::new(format!("acr-pull-injector: {}", ungranted("fabrikam.azurecr.io", Some("fabrikam"))));
+    assert_eq!(respond("team-a"), (true, vec![warning.clone()]));
+
+    let nothing_granted = SkipReason::NothingGranted(vec![ungranted("fabrikam.azurecr.io", Some("fabrikam"))]);
+    let answer = Decision::Skip(nothing_granted).respond(Response::allowed(&review), pod, &settings());
+    assert_eq!((answer.patch(), answer.warnings()), (None, &[warning][..]));
+    let answer = Decision::Skip(SkipReason::NamespaceOptedOut).respond(Response::allowed(&review), pod, &settings());
+    assert_eq!((answer.patch(), answer.warnings()), (None, &[][..]));
+}

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
-use super::{CONTENT_HASH_ANNOTATION, DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, MANAGED_BY_LABEL, MANAGER};
+use super::{
+    DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, Lifetime, MANAGED_BY_LABEL, MANAGER, RENEW_AT_ANNOTATION,
+    SOURCE_HASH_ANNOTATION,
+};
 use crate::domain::image::LoginServer;
 
 /// What is known of a stored pull secret from its metadata alone.
@@ -15,11 +18,11 @@ pub struct StoredPullSecret {
     pub origin: Origin,
     /// The hosts it holds, by its annotation.
     pub hosts: BTreeSet<String>,
-    /// When its first credential expires; `None` when none does.
-    pub expires_at: Option<Timestamp>,
-    /// The hash of what we wrote, by its annotation.
-    pub content_hash: Option<String>,
-    /// Nobody but us has written the data since: we own the field in `managedFields`, and we alone.
+    /// When its first credential is to be renewed and when it expires; `None` when none does.
+    pub lifetime: Option<Lifetime>,
+    /// The hash of what its credentials were made from, by its annotation.
+    pub source_hash: Option<String>,
+    /// Nobody has written other data since we did: we own the field in `managedFields`.
     pub data_untouched: bool,
     /// The identity of the object.
     pub uid: String,
@@ -45,10 +48,8 @@ impl StoredPullSecret {
         Self {
             origin: if label.is_some_and(|value| value == MANAGER) { Origin::Ours } else { Origin::Foreign },
             hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(),
-            // An expiry that cannot be read counts as past, so that the pull secret is written anew.
-            expires_at: annotation(EXPIRES_AT_ANNOTATION)
-                .map(|expires_at| expires_at.parse().unwrap_or(Timestamp::UNIX_EPOCH)),
-            content_hash: annotation(CONTENT_HASH_ANNOTATION).cloned(),
+            lifetime: lifetime(annotation(RENEW_AT_ANNOTATION), annotation(EXPIRES_AT_ANNOTATION)),
+            source_hash: annotation(SOURCE_HASH_ANNOTATION).cloned(),
             data_untouched: is_data_ours(metadata.managed_fields.as_deref().unwrap_or_default()),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
@@ -60,18 +61,27 @@ impl StoredPullSecret {
     pub fn covers<'a>(&self, login_servers: impl IntoIterator<Item = &'a LoginServer>, now: Timestamp) -> bool {
         self.origin == Origin::Ours
             && self.data_untouched
-            && self.expires_at.is_none_or(|expires_at| expires_at > now)
+            && self.lifetime.is_none_or(|lifetime| lifetime.expires_at > now)
             && login_servers.into_iter().all(|login_server| self.hosts.contains(login_server.as_str()))
     }
 }
 
-/// Do we own the data, and we alone? Whoever else writes it becomes an owner in our place or beside us.
+/// A time that is missing or cannot be read counts as past, so that the pull secret is written anew.
+fn lifetime(renew_at: Option<&String>, expires_at: Option<&String>) -> Option<Lifetime> {
+    if renew_at.is_none() && expires_at.is_none() {
+        return None;
+    }
+    let time = |text: Option<&String>| text.and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+    Some(Lifetime { renew_at: time(renew_at), expires_at: time(expires_at) })
+}
+
+/// Do we own the data? Whoever writes something else becomes its owner in our place; whoever applies the same becomes one
+/// beside us, and nothing is wrong with that.
 fn is_data_ours(managed_fields: &[ManagedFieldsEntry]) -> bool {
     let data_field = format!("f:{DATA_KEY}");
-    let mut owners = managed_fields.iter().filter(|entry| {
+    let owners = managed_fields.iter().filter(|entry| {
         let data = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:data"));
         data.is_some_and(|data| data.get(&data_field).is_some())
     });
-    let is_ours = |entry: &ManagedFieldsEntry| entry.manager.as_deref().is_some_and(|name| name.starts_with(MANAGER));
-    owners.next().is_some_and(is_ours) && owners.all(is_ours)
+    owners.filter_map(|entry| entry.manager.as_deref()).any(|manager| manager.starts_with(MANAGER))
 }

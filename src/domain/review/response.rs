@@ -27,7 +27,6 @@ impl Warning {
     }
 
     /// The text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -46,7 +45,6 @@ pub struct Response<'a> {
 
 impl<'a> Response<'a> {
     /// The object may pass unchanged.
-    #[must_use]
     pub fn allowed(review: &'a Review<'_>) -> Self {
         Self {
             api_version: &review.api_version,
@@ -79,19 +77,16 @@ impl<'a> Response<'a> {
     }
 
     /// The change, if there is one.
-    #[must_use]
     pub fn patch(&self) -> Option<&json_patch::Patch> {
         self.patch.as_ref()
     }
 
     /// The warnings in the order in which they were added.
-    #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
     /// The body to send.
-    #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let patch = self.patch.as_ref().map(|patch| STANDARD.encode(json(patch)));
         json(&wire::Review {
