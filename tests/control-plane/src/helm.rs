@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::programs::{self, ProgramError};
+use crate::environment::Environment;
+use crate::programs::{ProgramError, Workbench};
 use crate::progress::Progress;
 
 /// Helm with homes of its own, aimed at one control plane.
@@ -44,5 +45,5 @@ impl Helm {
 /// The pinned helm binary, built first if needed (about 2 minutes, once), for work that needs no control plane such as
 /// `helm template`. Blocks.
 pub fn helm_program() -> Result<PathBuf, ProgramError> {
-    programs::helm(&Progress::default())
+    Workbench { environment: Environment::read(), progress: Progress::default() }.helm()
 }

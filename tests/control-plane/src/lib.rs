@@ -1,4 +1,4 @@
-//! A real Kubernetes control plane on loopback, without containers and without root: etcd, kube-apiserver and, when
+//! A real Kubernetes control plane on loopback, without containers: etcd, kube-apiserver and, when
 //! asked, kube-controller-manager, for tests, the demo and benches.
 //!
 //! ```no_run

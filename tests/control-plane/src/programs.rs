@@ -3,12 +3,14 @@
 mod cache;
 mod go;
 mod kubernetes;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::environment;
+use crate::environment::Environment;
 use crate::progress::Progress;
 use crate::version::{InvalidVersion, KubernetesVersion, VersionRequest};
 
@@ -105,75 +107,82 @@ pub(crate) struct Programs {
     pub(crate) requested: Option<VersionRequest>,
 }
 
-/// Finds or builds them. Blocks, for minutes when something is to be built.
-pub(crate) fn locate(controller_manager: bool, progress: &Progress) -> Result<Programs, ProgramError> {
-    let helm = helm(progress)?;
-    let requested = environment::requested_kubernetes_version().map(|version| version.parse()).transpose()?;
-    let Some(assets) = environment::assets_directory() else {
-        let directory = kubernetes::programs(requested, &kubernetes::ALL, progress)?;
-        return Ok(Programs {
-            etcd: etcd(progress)?,
-            api_server: directory.join(kubernetes::API_SERVER),
-            controller_manager: controller_manager.then(|| directory.join(kubernetes::CONTROLLER_MANAGER)),
-            helm,
-            requested,
-        });
-    };
-    let api_server = asset(&assets, kubernetes::API_SERVER)?;
-    let controller_manager =
-        if controller_manager { Some(controller_manager_beside(&assets, &api_server, progress)?) } else { None };
-    Ok(Programs { etcd: asset(&assets, "etcd")?, api_server, controller_manager, helm, requested })
+/// What is known while programs are looked for and built.
+#[derive(Debug)]
+pub(crate) struct Workbench {
+    pub(crate) environment: Environment,
+    pub(crate) progress: Progress,
 }
 
-/// The pinned helm, or the one in `KUBEBUILDER_ASSETS` if it holds one.
-pub(crate) fn helm(progress: &Progress) -> Result<PathBuf, ProgramError> {
-    if let Some(helm) = environment::assets_directory().and_then(|assets| asset(&assets, "helm").ok()) {
-        return Ok(helm);
+impl Workbench {
+    /// Finds or builds all programs. Blocks, for minutes when something is to be built.
+    pub(crate) fn programs(&self, controller_manager: bool) -> Result<Programs, ProgramError> {
+        let requested = self.environment.kubernetes_version.as_ref().map(|version| version.parse()).transpose()?;
+        let Some(assets) = &self.environment.assets else {
+            let directory = kubernetes::programs(self, requested, &kubernetes::ALL)?;
+            return Ok(Programs {
+                etcd: self.etcd()?,
+                api_server: directory.join(kubernetes::API_SERVER),
+                controller_manager: controller_manager.then(|| directory.join(kubernetes::CONTROLLER_MANAGER)),
+                helm: self.helm()?,
+                requested,
+            });
+        };
+        let etcd = asset(assets, "etcd")?;
+        let api_server = asset(assets, kubernetes::API_SERVER)?;
+        let controller_manager = controller_manager.then(|| self.controller_manager_beside(assets, &api_server));
+        let controller_manager = controller_manager.transpose()?;
+        Ok(Programs { etcd, api_server, controller_manager, helm: self.helm()?, requested })
     }
-    let module_directory = pinned_module("helm");
-    let version = go::required_version(&module_directory, "helm.sh/helm/v3")?;
-    let recipe = Recipe {
-        product: "helm",
-        linker_flags: format!("-s -w -X helm.sh/helm/v3/internal/version.version={version}"),
-        version,
-        module_directory,
-        generated: false,
-        packages: vec![("helm", "helm.sh/helm/v3/cmd/helm")],
-        expected: "about 2 minutes",
-    };
-    Ok(cache::installed(&recipe, progress)?.join("helm"))
-}
 
-fn etcd(progress: &Progress) -> Result<PathBuf, ProgramError> {
-    let module_directory = pinned_module("etcd");
-    let recipe = Recipe {
-        product: "etcd",
-        version: go::required_version(&module_directory, "go.etcd.io/etcd/server/v3")?,
-        linker_flags: "-s -w".to_owned(),
-        module_directory,
-        generated: false,
-        packages: vec![("etcd", "go.etcd.io/etcd/server/v3")],
-        expected: "about 1 minute",
-    };
-    Ok(cache::installed(&recipe, progress)?.join("etcd"))
-}
-
-/// envtest's archives hold no controller manager: then one of the same minor version is built.
-fn controller_manager_beside(assets: &Path, api_server: &Path, progress: &Progress) -> Result<PathBuf, ProgramError> {
-    if let Ok(program) = asset(assets, kubernetes::CONTROLLER_MANAGER) {
-        return Ok(program);
+    /// The pinned helm, or the one in `KUBEBUILDER_ASSETS` if it holds one.
+    pub(crate) fn helm(&self) -> Result<PathBuf, ProgramError> {
+        if let Some(helm) = self.environment.assets.as_ref().and_then(|assets| asset(assets, "helm").ok()) {
+            return Ok(helm);
+        }
+        let module_directory = pinned_module("helm");
+        let version = go::required_version(&module_directory, "helm.sh/helm/v3")?;
+        let recipe = Recipe {
+            product: "helm",
+            linker_flags: format!("-s -w -X helm.sh/helm/v3/internal/version.version={version}"),
+            version,
+            generated: false,
+            packages: vec![("helm", "helm.sh/helm/v3/cmd/helm")],
+            expected: "about 2 minutes",
+        };
+        Ok(cache::installed(self, &recipe, || Ok(module_directory))?.join("helm"))
     }
-    let missing = || ProgramError::AssetMissing { path: api_server.to_owned() };
-    let answer = Command::new(api_server).arg("--version").output().map_err(|_| missing())?;
-    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
-    let version: KubernetesVersion =
-        answer.split_whitespace().next_back().and_then(|version| version.parse().ok()).ok_or_else(missing)?;
-    progress.say(&format!(
-        "KUBEBUILDER_ASSETS has no kube-controller-manager: using one that Go builds for Kubernetes {version}"
-    ));
-    let request = VersionRequest::NewestPatch { major: version.major, minor: version.minor };
-    let directory = kubernetes::programs(Some(request), &[kubernetes::CONTROLLER_MANAGER], progress)?;
-    Ok(directory.join(kubernetes::CONTROLLER_MANAGER))
+
+    fn etcd(&self) -> Result<PathBuf, ProgramError> {
+        let module_directory = pinned_module("etcd");
+        let recipe = Recipe {
+            product: "etcd",
+            version: go::required_version(&module_directory, "go.etcd.io/etcd/server/v3")?,
+            linker_flags: "-s -w".to_owned(),
+            generated: false,
+            packages: vec![("etcd", "go.etcd.io/etcd/server/v3")],
+            expected: "about 1 minute",
+        };
+        Ok(cache::installed(self, &recipe, || Ok(module_directory))?.join("etcd"))
+    }
+
+    /// envtest's archives hold no controller manager: then one of the same minor version is built.
+    fn controller_manager_beside(&self, assets: &Path, api_server: &Path) -> Result<PathBuf, ProgramError> {
+        if let Ok(program) = asset(assets, kubernetes::CONTROLLER_MANAGER) {
+            return Ok(program);
+        }
+        let missing = || ProgramError::AssetMissing { path: api_server.to_owned() };
+        let answer = Command::new(api_server).arg("--version").output().map_err(|_| missing())?;
+        let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let version: KubernetesVersion =
+            answer.split_whitespace().next_back().and_then(|version| version.parse().ok()).ok_or_else(missing)?;
+        self.progress.say(&format!(
+            "KUBEBUILDER_ASSETS has no kube-controller-manager: using one that Go builds for Kubernetes {version}"
+        ));
+        let request = VersionRequest::NewestPatch { major: version.major, minor: version.minor };
+        let directory = kubernetes::programs(self, Some(request), &[kubernetes::CONTROLLER_MANAGER])?;
+        Ok(directory.join(kubernetes::CONTROLLER_MANAGER))
+    }
 }
 
 fn asset(assets: &Path, name: &str) -> Result<PathBuf, ProgramError> {

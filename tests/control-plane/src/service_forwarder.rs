@@ -36,10 +36,11 @@ struct Backends {
 }
 
 impl ServiceForwarder {
-    /// Starts without a backend. `port` is the Service's port, not the target port; ports below 1024 take root, or
-    /// `CAP_NET_BIND_SERVICE`, or a `net.ipv4.ip_unprivileged_port_start` that allows them.
+    /// Starts without a backend. `port` is the Service's port, not the target port; ports below 1024 take root, or a
+    /// `net.ipv4.ip_unprivileged_port_start` that allows them.
     pub async fn start(cluster_ip: IpAddr, port: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((cluster_ip, port)).await?;
+        let listener =
+            TcpListener::bind((cluster_ip, port)).await.map_err(|error| explained(&error, cluster_ip, port))?;
         let address = listener.local_addr()?;
         let state = Arc::new(State { backends: Mutex::default(), cuts: watch::Sender::new(0) });
         let listener = tokio::spawn(accept(listener, Arc::clone(&state)));
@@ -107,6 +108,16 @@ impl State {
         backends.forwarded += 1;
         backends.addresses.get(turn).copied()
     }
+}
+
+fn explained(error: &io::Error, cluster_ip: IpAddr, port: u16) -> io::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ": run as root, or once `sudo sysctl -w net.ipv4.ip_unprivileged_port_start=443`"
+        }
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot listen on {cluster_ip}:{port} ({error}){remedy}"))
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {

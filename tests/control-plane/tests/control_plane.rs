@@ -1,14 +1,18 @@
 //! The control plane is a real one, with access control on, and each instance stands alone.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, ServiceForwarder};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn it_serves_the_requested_version_its_metrics_and_helm() {
@@ -97,6 +101,47 @@ async fn the_api_server_comes_back_at_the_same_address_with_the_same_data() {
     control_plane.start_api_server().await.unwrap();
     // The same client, thus the same port.
     assert!(namespaces.get("kept").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_webhooks_service_reference_leads_to_the_forwarder_on_the_cluster_ip() {
+    let control_plane = ControlPlane::builder().start().await.unwrap();
+    let client = control_plane.client();
+    let service: Service =
+        serde_json::from_value(json!({"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 10443}]}})).unwrap();
+    let service = Api::namespaced(client.clone(), "default").create(&PostParams::default(), &service).await.unwrap();
+    let cluster_ip: IpAddr = service.spec.unwrap().cluster_ip.unwrap().parse().unwrap();
+    let forwarder = ServiceForwarder::start(cluster_ip, 10443).await.unwrap();
+    let webhook = TcpListener::bind((control_plane.new_pod_address(), 8443)).await.unwrap();
+    forwarder.add_backend(webhook.local_addr().unwrap());
+
+    let configuration: MutatingWebhookConfiguration = serde_json::from_value(json!({
+        "metadata": {"name": "hook"},
+        "webhooks": [{
+            "name": "hook.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "failurePolicy": "Ignore", "timeoutSeconds": 1,
+            "clientConfig": {"service": {"namespace": "default", "name": "hook", "port": 10443}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}],
+        }],
+    }))
+    .unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &configuration).await.unwrap();
+
+    let hello = tokio::spawn(async move {
+        let (mut stream, _) = webhook.accept().await.unwrap();
+        let mut hello = vec![0; 4096];
+        let length = stream.read(&mut hello).await.unwrap();
+        String::from_utf8_lossy(&hello[..length]).into_owned()
+    });
+    let maps = Api::<ConfigMap>::namespaced(client, "default");
+    let map = serde_json::from_value(json!({"metadata": {"generateName": "reviewed-"}})).unwrap();
+    until("a call of the webhook", async || {
+        maps.create(&PostParams::default(), &map).await.unwrap();
+        hello.is_finished()
+    })
+    .await;
+    // The server name of the TLS handshake.
+    assert!(hello.await.unwrap().contains("hook.default.svc"));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! The test runs itself a second time as that process, which is why it has a main function of its own.
 
+use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,11 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     if let Some(way) = std::env::args().skip_while(|argument| argument != VICTIM).nth(1) {
-        victim(&way);
+        let runtime = tokio::runtime::Runtime::new().map_err(Into::into);
+        if let Err(error) = runtime.and_then(|runtime| runtime.block_on(victim(&way))) {
+            // In the place of the directory, so that it is shown.
+            drop(writeln!(std::io::stdout(), "{error}"));
+        }
         return ExitCode::SUCCESS;
     }
     let trials = ["return", "panic", "abort", "leak", "SIGINT", "SIGTERM", "SIGKILL"]
@@ -90,34 +95,31 @@ fn processes_of(directory: &Path) -> Vec<String> {
 }
 
 /// Starts a control plane with a pod, announces it, waits for its input to close and ends in the given way.
-fn victim(way: &str) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let control_plane = ControlPlane::builder().controller_manager(true).start().await.unwrap();
-        let pod = pod_with_a_child(&control_plane).await;
-        let mut output = std::io::stdout();
-        writeln!(output, "{}", control_plane.directory().display()).unwrap();
-        tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await.unwrap();
-        match way {
-            "panic" => panic!("as told"),
-            "abort" => std::process::abort(),
-            "leak" => std::mem::forget((control_plane, pod)),
-            _ => {}
-        }
-    });
+#[expect(clippy::panic, reason = "one of the ways to end")]
+async fn victim(way: &str) -> Result<(), Box<dyn Error>> {
+    let control_plane = ControlPlane::builder().controller_manager(true).start().await?;
+    let pod = pod_with_a_child(&control_plane).await?;
+    writeln!(std::io::stdout(), "{}", control_plane.directory().display())?;
+    tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await?;
+    match way {
+        "panic" => panic!("as told"),
+        "abort" => std::process::abort(),
+        "leak" => std::mem::forget((control_plane, pod)),
+        _ => {}
+    }
+    Ok(())
 }
 
-async fn pod_with_a_child(control_plane: &ControlPlane) -> LocalPod {
+async fn pod_with_a_child(control_plane: &ControlPlane) -> Result<LocalPod, Box<dyn Error>> {
     let deployment: Deployment = serde_json::from_value(json!({
         "metadata": {"name": "sleeper"},
         "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "sleeper"}}, "template": {
             "metadata": {"labels": {"app": "sleeper"}},
             "spec": {"containers": [{"name": "sh", "image": "sh", "args": ["-c", "sleep 1000 & wait"]}]},
         }},
-    }))
-    .unwrap();
+    }))?;
     let deployments = Api::<Deployment>::namespaced(control_plane.client(), "default");
-    deployments.create(&PostParams::default(), &deployment).await.unwrap();
+    deployments.create(&PostParams::default(), &deployment).await?;
     let options = LocalPodOptions::new("/bin/sh", control_plane.new_pod_address());
-    LocalPod::start(control_plane, "default", "sleeper", options).await.unwrap()
+    Ok(LocalPod::start(control_plane, "default", "sleeper", options).await?)
 }

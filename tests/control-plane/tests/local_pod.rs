@@ -1,5 +1,7 @@
 //! A local pod gets from the API server what a kubelet would give it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as the tests themselves do")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -38,9 +40,9 @@ async fn a_pod_gets_the_arguments_environment_volumes_and_token_of_its_template(
     until("the program to touch a file in its scratch volume", || started.exists()).await;
 
     let log = pod.log();
-    assert!(log.contains(&format!("arguments: --listen={}:9000", address)), "{log}");
-    assert!(log.contains(&format!("--webhook-address={}:8443", address)), "{log}");
-    assert!(log.contains(&format!("namespace: default at {}", address)), "{log}");
+    assert!(log.contains(&format!("arguments: --listen={address}:9000")), "{log}");
+    assert!(log.contains(&format!("--webhook-address={address}:8443")), "{log}");
+    assert!(log.contains(&format!("namespace: default at {address}")), "{log}");
     assert!(log.contains("password: first"), "{log}");
     let local_password = pod.volume("credentials").join("password");
     assert!(log.contains(&format!("config: passwordFile: {}", local_password.display())), "{log}");

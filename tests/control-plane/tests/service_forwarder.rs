@@ -1,5 +1,11 @@
 //! The forwarder does what kube-proxy does, as far as clients can tell.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking, as the tests themselves do"
+)]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

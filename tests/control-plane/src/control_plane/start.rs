@@ -14,11 +14,12 @@ use super::api_server::ApiServer;
 use super::{ControlPlane, ControlPlaneBuilder, ControlPlaneError, flags};
 use crate::admin_credentials::AdminCredentials;
 use crate::daemon::Daemon;
+use crate::environment::Environment;
 use crate::guardian::Guardian;
 use crate::helm::Helm;
 use crate::kubeconfig::{Cluster, Identity};
 use crate::loopback::{AddressRange, free_port};
-use crate::programs;
+use crate::programs::Workbench;
 use crate::version::KubernetesVersion;
 
 /// Far more than the usual 5 seconds, for machines that are busy with a build.
@@ -31,8 +32,8 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 pub(super) async fn start(builder: ControlPlaneBuilder) -> Result<ControlPlane, ControlPlaneError> {
     let ControlPlaneBuilder { controller_manager, api_server_arguments, progress } = builder;
-    let locating = progress.clone();
-    let programs = tokio::task::spawn_blocking(move || programs::locate(controller_manager, &locating))
+    let workbench = Workbench { environment: Environment::read(), progress: progress.clone() };
+    let programs = tokio::task::spawn_blocking(move || workbench.programs(controller_manager))
         .await
         .map_err(|error| ControlPlaneError::io("look for the programs")(error.into()))??;
 

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{ProgramError, cache};
+use super::{ProgramError, Workbench, cache};
 use crate::daemon::last_lines;
-use crate::progress::Progress;
 
 const SHOWN_OUTPUT_LINES: usize = 30;
 
@@ -20,9 +19,7 @@ pub(super) struct Recipe {
     pub(super) product: &'static str,
     /// As a Go module version.
     pub(super) version: String,
-    /// Holds the go.mod that pins everything.
-    pub(super) module_directory: PathBuf,
-    /// The go.mod was written by us a moment ago: Go may complete it, and may fetch the toolchain that it asks for.
+    /// The module was written by us a moment ago: Go may complete it, and may fetch the toolchain that it asks for.
     pub(super) generated: bool,
     pub(super) linker_flags: String,
     /// Program names and the packages that they are built from.
@@ -31,14 +28,16 @@ pub(super) struct Recipe {
     pub(super) expected: &'static str,
 }
 
-/// Builds `packages` of the recipe into `output`, telling the progress.
+/// Builds `packages` of the recipe into `output`, in the Go module in `module`, telling the progress.
 pub(super) fn build(
+    workbench: &Workbench,
     recipe: &Recipe,
+    module: &Path,
     packages: &[(&'static str, &'static str)],
     output: &Path,
-    progress: &Progress,
 ) -> Result<(), ProgramError> {
-    check_toolchain(recipe)?;
+    let progress = &workbench.progress;
+    check_toolchain(workbench, recipe, module)?;
     let names = packages.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(" and ");
     let what = format!("building {names} {}", recipe.version);
     progress.say(&format!(
@@ -47,12 +46,12 @@ pub(super) fn build(
         output.parent().unwrap_or(output).display()
     ));
     let mut stopwatch = progress.stopwatch();
-    let mut child = build_command(recipe, packages, output)
+    let mut child = build_command(workbench, recipe, module, packages, output)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| not_started(recipe, &error))?;
+        .map_err(|error| not_started(recipe.product, &error))?;
     let errors = child.stderr.take();
     let compiled = AtomicUsize::new(0);
     let (status, output) = thread::scope(|scope| {
@@ -76,24 +75,18 @@ pub(super) fn build(
     }
 }
 
-/// Runs a short go command and returns what it prints.
-pub(super) fn run(product: &'static str, directory: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
-    let output = Command::new("go")
-        .args(arguments)
-        .current_dir(directory)
-        .env("GOTOOLCHAIN", "auto")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|_| ProgramError::GoMissing { product, required: OLDEST_GO.to_owned() })?;
+/// Runs a short go command outside of any module and returns what it prints.
+pub(super) fn run(workbench: &Workbench, product: &'static str, arguments: &[&str]) -> Result<String, ProgramError> {
+    let output = command(workbench, true).args(arguments).current_dir("/").stdin(Stdio::null()).output();
+    let output = output.map_err(|error| not_started(product, &error))?;
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        Err(ProgramError::Go {
-            command: format!("go {}", arguments.join(" ")),
-            output: last_lines(&errors, SHOWN_OUTPUT_LINES).to_owned(),
-        })
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(ProgramError::Go {
+        command: format!("go {}", arguments.join(" ")),
+        output: last_lines(&errors, SHOWN_OUTPUT_LINES).to_owned(),
+    })
 }
 
 /// The version of `module` that the go.mod in `directory` requires.
@@ -108,13 +101,15 @@ pub(super) fn required_version(directory: &Path, module: &'static str) -> Result
         .ok_or(ProgramError::Pin { path, module })
 }
 
+/// For the message when there is no Go at all: what the pinned modules ask for.
 const OLDEST_GO: &str = "1.26";
 
 /// Asks Go for its version inside the module, where it switches to a newer toolchain if it is allowed to.
-fn check_toolchain(recipe: &Recipe) -> Result<(), ProgramError> {
-    let required = go_directive(&recipe.module_directory).unwrap_or_else(|| OLDEST_GO.to_owned());
-    let answer = command(recipe).args(["env", "GOVERSION"]).stdin(Stdio::null()).output();
-    let answer = answer.map_err(|error| not_started(recipe, &error))?;
+fn check_toolchain(workbench: &Workbench, recipe: &Recipe, module: &Path) -> Result<(), ProgramError> {
+    let required = go_directive(module).unwrap_or_else(|| OLDEST_GO.to_owned());
+    let mut question = command(workbench, recipe.generated);
+    let answer = question.args(["env", "GOVERSION"]).current_dir(module).stdin(Stdio::null()).output();
+    let answer = answer.map_err(|error| not_started(recipe.product, &error))?;
     let too_old = |found: &str| ProgramError::GoTooOld {
         product: recipe.product,
         required: required.clone(),
@@ -142,10 +137,16 @@ fn numbers(version: &str) -> Vec<u32> {
     digits.split('.').filter_map(|number| number.parse().ok()).collect()
 }
 
-fn build_command(recipe: &Recipe, packages: &[(&'static str, &'static str)], output: &Path) -> Command {
-    let mut command = command(recipe);
+fn build_command(
+    workbench: &Workbench,
+    recipe: &Recipe,
+    module: &Path,
+    packages: &[(&'static str, &'static str)],
+    output: &Path,
+) -> Command {
+    let mut command = command(workbench, recipe.generated);
     // -v names each package as it is compiled, which is our progress.
-    command.args(["build", "-v", "-trimpath", "-buildvcs=false"]);
+    command.current_dir(module).args(["build", "-v", "-trimpath", "-buildvcs=false"]);
     if recipe.generated {
         command.arg("-mod=mod");
     }
@@ -159,19 +160,18 @@ fn build_command(recipe: &Recipe, packages: &[(&'static str, &'static str)], out
     command
 }
 
-fn command(recipe: &Recipe) -> Command {
+fn command(workbench: &Workbench, may_fetch_toolchain: bool) -> Command {
     let mut command = Command::new("go");
-    command.current_dir(&recipe.module_directory).env("CGO_ENABLED", "0").env("GOWORK", "off");
-    if recipe.generated {
+    command.env("PATH", &workbench.environment.path).env("CGO_ENABLED", "0").env("GOWORK", "off").env_remove("GOFLAGS");
+    if may_fetch_toolchain {
         command.env("GOTOOLCHAIN", "auto");
     }
     command
 }
 
-fn not_started(recipe: &Recipe, error: &io::Error) -> ProgramError {
-    let required = go_directive(&recipe.module_directory).unwrap_or_else(|| OLDEST_GO.to_owned());
+fn not_started(product: &'static str, error: &io::Error) -> ProgramError {
     match error.kind() {
-        io::ErrorKind::NotFound => ProgramError::GoMissing { product: recipe.product, required },
+        io::ErrorKind::NotFound => ProgramError::GoMissing { product, required: OLDEST_GO.to_owned() },
         _ => ProgramError::Go { command: "go".to_owned(), output: error.to_string() },
     }
 }

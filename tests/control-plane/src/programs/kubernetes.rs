@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::go::{self, Recipe};
-use super::{ProgramError, cache, pinned_module};
-use crate::progress::Progress;
+use super::{ProgramError, Workbench, cache, pinned_module};
 use crate::version::{KubernetesVersion, VersionRequest};
 
 pub(super) const API_SERVER: &str = "kube-apiserver";
@@ -22,56 +21,46 @@ const PACKAGES: [(&str, &str); 2] = [
 
 /// The directory that holds the named programs, which are built if needed.
 pub(super) fn programs(
+    workbench: &Workbench,
     request: Option<VersionRequest>,
     names: &[&str],
-    progress: &Progress,
 ) -> Result<PathBuf, ProgramError> {
     let pinned_directory = pinned_module("kubernetes");
     let pinned: KubernetesVersion = go::required_version(&pinned_directory, MODULE)?.parse()?;
     let version = match request {
-        Some(request) if !request.accepts(pinned) => chosen(request, names)?,
+        Some(request) if !request.accepts(pinned) => chosen(workbench, request, names)?,
         _ => pinned,
     };
     let tag = version.tag();
-    let directory = cache::directory("kubernetes", &tag)?;
-    let generated = version != pinned;
-    let complete = names.iter().all(|name| directory.join(name).is_file());
-    let module_directory = match (generated, complete) {
-        (false, _) => pinned_directory,
-        (true, true) => return Ok(directory),
-        (true, false) => generate_module(version, &directory)?,
-    };
-    let linker_flags = format!(
-        "-s -w -X k8s.io/component-base/version.gitVersion={tag} -X k8s.io/component-base/version.gitMajor={} -X \
-         k8s.io/component-base/version.gitMinor={}",
-        version.major, version.minor
-    );
-    let packages = PACKAGES.into_iter().filter(|(program, _)| names.contains(program)).collect();
     let recipe = Recipe {
         product: "kubernetes",
+        linker_flags: format!(
+            "-s -w -X k8s.io/component-base/version.gitVersion={tag} -X k8s.io/component-base/version.gitMajor={} -X \
+             k8s.io/component-base/version.gitMinor={}",
+            version.major, version.minor
+        ),
         version: tag,
-        module_directory,
-        generated,
-        linker_flags,
-        packages,
+        generated: version != pinned,
+        packages: PACKAGES.into_iter().filter(|(program, _)| names.contains(program)).collect(),
         expected: "about 5 to 10 minutes",
     };
-    cache::installed(&recipe, progress)
+    let module = || if recipe.generated { generate_module(workbench, version) } else { Ok(pinned_directory) };
+    cache::installed(workbench, &recipe, module)
 }
 
 /// The newest version that meets the request: among those already built, else among those that the module proxy serves.
-fn chosen(request: VersionRequest, names: &[&str]) -> Result<KubernetesVersion, ProgramError> {
+fn chosen(workbench: &Workbench, request: VersionRequest, names: &[&str]) -> Result<KubernetesVersion, ProgramError> {
     if let VersionRequest::Exact(version) = request {
         return Ok(version);
     }
-    let built = cache::versions("kubernetes").into_iter().filter(|version| {
-        cache::directory("kubernetes", version)
+    let built = cache::versions(workbench, "kubernetes").into_iter().filter(|version| {
+        cache::directory(workbench, "kubernetes", version)
             .is_ok_and(|directory| names.iter().all(|name| directory.join(name).is_file()))
     });
     if let Some(version) = newest(built, request) {
         return Ok(version);
     }
-    let served = go::run("kubernetes", Path::new("/"), &["list", "-m", "-versions", MODULE])?;
+    let served = go::run(workbench, "kubernetes", &["list", "-m", "-versions", MODULE])?;
     let served = || served.split_whitespace().skip(1).map(str::to_owned);
     newest(served(), request).ok_or_else(|| ProgramError::VersionNotServed {
         request: request.to_string(),
@@ -89,11 +78,11 @@ fn newest(versions: impl Iterator<Item = String>, request: VersionRequest) -> Op
 
 /// Writes a go.mod for that version. The go.mod of Kubernetes asks for v0.0.0 of its staging modules, which nobody
 /// serves; they are published as v0.<minor>.<patch>.
-fn generate_module(version: KubernetesVersion, cache: &Path) -> Result<PathBuf, ProgramError> {
-    let directory = cache.join("module");
+fn generate_module(workbench: &Workbench, version: KubernetesVersion) -> Result<PathBuf, ProgramError> {
+    let directory = cache::directory(workbench, "kubernetes", &version.tag())?.join("module");
     fs::create_dir_all(&directory).map_err(|source| cache::failure(&directory, source))?;
     let download =
-        go::run("kubernetes", Path::new("/"), &["mod", "download", "-json", &format!("{MODULE}@{}", version.tag())])?;
+        go::run(workbench, "kubernetes", &["mod", "download", "-json", &format!("{MODULE}@{}", version.tag())])?;
     let download: serde_json::Value = serde_json::from_str(&download).unwrap_or_default();
     let upstream = PathBuf::from(download["GoMod"].as_str().unwrap_or_default());
     let upstream = fs::read_to_string(&upstream).map_err(|source| cache::failure(&upstream, source))?;
