@@ -50,7 +50,7 @@ impl Deployment {
                 webhook_configuration: name.to_owned(),
                 field_manager: "certs-test".to_owned(),
                 lifetimes: lifetimes.clone(),
-                check_interval: Duration::from_millis(200),
+                check_interval: Duration::from_millis(100),
             };
             let run = self_managed.run(replica.serving.clone(), deployment.shutdown.clone());
             deployment.running.push(tokio::spawn(run));
@@ -118,6 +118,30 @@ fn replicas_that_start_at_once_agree_on_one_authority() {
             let leaves: HashSet<_> = written.iter().map(|data| data["tls.crt"].clone()).collect();
             assert_eq!(leaves.len(), 1, "a leaf was overwritten");
         }
+    });
+}
+
+#[test]
+fn a_damaged_leaf_is_replaced_once_though_many_replicas_see_it() {
+    const ROUNDS: usize = 12;
+    cluster::block_on(async {
+        let cluster = cluster().await;
+        let history = cluster.record_secret("damaged").await;
+        let deployment = Deployment::start(cluster, "damaged", 8, &Lifetimes::default()).await;
+        deployment.until_it_verifies(cluster).await;
+        for _ in 0..ROUNDS {
+            cluster.damage_leaf("damaged").await;
+            until("there is a leaf again", || async {
+                stored(&cluster.secret_data("damaged").await).leaf.map(drop).ok_or_else(|| "none".to_owned())
+            })
+            .await;
+            deployment.verifies(cluster).await.unwrap();
+        }
+        deployment.until_it_verifies(cluster).await;
+        deployment.stop().await;
+        let leaves = history.finish().await.into_iter().filter(|data| stored(data).leaf.is_some());
+        let leaves: HashSet<_> = leaves.map(|data| data["tls.crt"].clone()).collect();
+        assert_eq!(leaves.len(), ROUNDS + 1, "two replicas wrote over each other");
     });
 }
 

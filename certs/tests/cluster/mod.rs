@@ -172,6 +172,11 @@ impl Cluster {
         self.namespaced::<Secret>().patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
+    pub(crate) async fn damage_leaf(&self, name: &str) {
+        let patch = Patch::Merge(json!({"stringData": {"tls.crt": "damaged"}}));
+        self.namespaced::<Secret>().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     pub(crate) async fn record_secret(&self, name: &str) -> SecretHistory {
         let parameters = WatchParams::default().fields(&format!("metadata.name={name}"));
         let events = self.namespaced::<Secret>().watch(&parameters, "0").await.unwrap().boxed();
