@@ -1,12 +1,15 @@
 //! The command line.
 
+pub mod check;
+pub mod cleanup;
+pub mod review;
 pub mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::serve::ServeArguments;
+use self::{check::CheckArguments, cleanup::CleanupArguments, review::ReviewArguments, serve::ServeArguments};
 
 /// Pods with images in an Azure Container Registry just pull: the pull secret is made in their namespace and named in
 /// their spec while they are created.
@@ -22,6 +25,9 @@ Examples:
   What would happen to these manifests, offline and without a cluster:
     acr-pull-injector review -f deployment.yaml
 
+  Is every credential right, and can it pull this image:
+    acr-pull-injector check --config config.yaml --image contoso.azurecr.io/app:v1
+
   Run the webhook against the cluster of the current kubeconfig (the chart does this in the cluster):
     acr-pull-injector serve --config config.yaml --namespace acr-pull-injector";
 
@@ -29,6 +35,15 @@ Examples:
 enum Command {
     /// Run the webhook; this is what the Helm chart starts
     Serve(ServeArguments),
+
+    /// Try each registry rule for real: read the credential, get a token, sign in, pull a manifest
+    Check(CheckArguments),
+
+    /// Show what would happen to manifests or to an admission review, offline
+    Review(ReviewArguments),
+
+    /// Delete every pull secret that was made, and nothing else; for after an uninstall
+    Cleanup(CleanupArguments),
 }
 
 impl Cli {
@@ -37,12 +52,31 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Check(arguments) => check::run(&arguments),
+            Command::Review(arguments) => {
+                let (stdin, stdout, stderr) =
+                    (std::io::stdin().lock(), std::io::stdout().lock(), std::io::stderr().lock());
+                match review::run(&arguments, stdin, stdout, stderr) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => {
+                        report(&error);
+                        error.exit_code()
+                    }
+                }
+            }
+            Command::Cleanup(arguments) => cleanup::run(&arguments),
         }
     }
 }
 
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
 /// Prints an error with its causes, each once.
-fn report(error: &dyn std::error::Error) {
+fn report(error: &(dyn std::error::Error + 'static)) {
     let mut text = format!("error: {error}");
     let mut cause = error.source();
     while let Some(source) = cause {

@@ -30,7 +30,7 @@ const DEFAULT_CONFIGURATION: &str =
 /// Options of `review`.
 #[derive(Clone, Debug, Args)]
 pub struct ReviewArguments {
-    /// An AdmissionReview (JSON) or manifests (YAML or JSON, several documents); - reads standard input
+    /// An admission review (JSON) or manifests (YAML or JSON, several documents); - reads standard input
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub filename: PathBuf,
 
@@ -93,10 +93,10 @@ pub fn run(
     } else {
         arguments.filename.display().to_string()
     };
-    let text = read(&arguments.filename, stdin)
-        .map_err(|source| ReviewFailure::Unreadable { file: file.clone(), source })?;
-    let reviewed = review(&text, &arguments.namespace, &settings)
-        .map_err(|reason| ReviewFailure::Input { file, reason })?;
+    let text =
+        read(&arguments.filename, stdin).map_err(|source| ReviewFailure::Unreadable { file: file.clone(), source })?;
+    let reviewed =
+        review(&text, &arguments.namespace, &settings).map_err(|reason| ReviewFailure::Input { file, reason })?;
     stderr.write_all(reviewed.explanation.as_bytes()).map_err(ReviewFailure::Unwritable)?;
     stdout.write_all(&reviewed.output).and_then(|()| stdout.flush()).map_err(ReviewFailure::Unwritable)
 }
@@ -113,10 +113,14 @@ fn read(filename: &Path, mut stdin: impl Read) -> io::Result<String> {
 fn settings(config: Option<&Path>) -> Result<Settings, ReviewFailure> {
     let configuration = match config {
         Some(path) => Configuration::load(path)?,
-        #[expect(clippy::expect_used, reason = "the text is a constant, which every test of this module reads")]
-        None => Configuration::parse(DEFAULT_CONFIGURATION).expect("the default configuration is valid"),
+        None => default_configuration(),
     };
     Ok(configuration.settings(None))
+}
+
+#[expect(clippy::expect_used, reason = "the text is a constant, which the tests of this command read")]
+fn default_configuration() -> Configuration {
+    Configuration::parse(DEFAULT_CONFIGURATION).expect("the default configuration is valid")
 }
 
 struct Reviewed {
@@ -141,7 +145,9 @@ fn review_admission(text: &str, default_namespace: &str, settings: &Settings) ->
     let review = review::parse(text.as_bytes()).map_err(|error| error.to_string())?;
     let response = Response::allowed(&review);
     let (response, lines) = match &review.subject {
-        Subject::Other(_) => (response, vec!["AdmissionReview: not the creation of a pod, passes unchanged".to_owned()]),
+        Subject::Other(_) => {
+            (response, vec!["AdmissionReview: not the creation of a pod, passes unchanged".to_owned()])
+        }
         Subject::PodCreation(pod) => {
             let namespace_name = if review.namespace.is_empty() { default_namespace } else { &review.namespace };
             let namespace = Namespace { name: namespace_name.to_owned(), ..Namespace::default() };

@@ -27,6 +27,13 @@ pub struct Settings {
     pub rules: RegistryRules,
 }
 
+impl Settings {
+    /// Is the namespace left alone, whatever its labels?
+    pub fn excludes(&self, namespace_name: &str) -> bool {
+        namespace_name == SYSTEM_NAMESPACE || self.excluded_namespaces.contains(namespace_name)
+    }
+}
+
 /// Step 1, which needs no knowledge of the namespace but its name: the login servers that the pod pulls from, at least
 /// one, or why the pod is left alone.
 pub fn login_servers(
@@ -34,7 +41,7 @@ pub fn login_servers(
     namespace_name: &str,
     settings: &Settings,
 ) -> Result<BTreeSet<LoginServer>, SkipReason> {
-    if namespace_name == SYSTEM_NAMESPACE || settings.excluded_namespaces.contains(namespace_name) {
+    if settings.excludes(namespace_name) {
         return Err(SkipReason::ExcludedNamespace);
     }
     if pod.is_mirror() {

@@ -189,6 +189,11 @@ impl PullSecret {
         Ok(Self { credentials: credentials.collect() })
     }
 
+    /// Does it hold no credential at all?
+    pub fn is_empty(&self) -> bool {
+        self.credentials.is_empty()
+    }
+
     /// Its login servers, sorted.
     pub fn hosts(&self) -> impl Iterator<Item = &LoginServer> {
         self.credentials.keys()

@@ -226,6 +226,11 @@ pub struct RegistryRule {
 }
 
 impl RegistryRule {
+    /// Does one of its hosts cover the login server?
+    pub fn covers(&self, login_server: &LoginServer) -> bool {
+        self.specificity(login_server).is_some()
+    }
+
     fn specificity(&self, login_server: &LoginServer) -> Option<Specificity> {
         self.hosts.iter().filter_map(|host| host.specificity(login_server)).max()
     }
@@ -277,6 +282,12 @@ impl RegistryRules {
     /// Is no registry configured?
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The rules that decide about the login server, whatever the namespace: all of the most specific level.
+    pub fn covering(&self, login_server: &LoginServer) -> Vec<&RegistryRule> {
+        let level = self.rules.iter().filter_map(|rule| rule.specificity(login_server)).max();
+        self.rules.iter().filter(|rule| level.is_some() && rule.specificity(login_server) == level).collect()
     }
 
     /// What the namespace may use for the login server.

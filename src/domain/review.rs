@@ -19,7 +19,7 @@ pub const OPT_OUT_LABEL: &str = "acr-pull-injector.io/inject";
 pub const OPT_OUT_VALUE: &str = "disabled";
 /// The annotation of a mirror pod, the API server's copy of a kubelet's static pod. The API server refuses a mirror pod
 /// that references a Secret.
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// What an admission review asks.
 #[derive(Clone, Debug)]

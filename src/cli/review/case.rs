@@ -77,7 +77,8 @@ impl Case<'_> {
             !(match_labels.is_empty() && match_expressions.is_empty())
         };
         let in_doubt = self.settings.rules.iter().any(|rule| {
-            selects_by_label(&rule.namespaces) && ungranted.iter().any(|ungranted| ungranted.rule.as_ref() == Some(&rule.name))
+            selects_by_label(&rule.namespaces)
+                && ungranted.iter().any(|ungranted| ungranted.rule.as_ref() == Some(&rule.name))
         });
         (in_doubt && !self.is_namespace_known).then(|| {
             format!("the labels of namespace {} are not known: its manifest is not in the input", self.namespace.name)

@@ -75,7 +75,12 @@ fn read(chunk: &str, lines_before: usize) -> Result<Value, String> {
         return Ok(value);
     }
     // Numbers with a leading zero are octal for kubectl, and file modes are written so.
-    let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false, budget: None };
+    let options = serde_saphyr::options! {
+        legacy_octal_numbers: true,
+        with_snippet: false,
+        // A manifest may be large. Its depth stays limited, since depth costs stack.
+        budget: serde_saphyr::budget! { max_nodes: usize::MAX, max_events: usize::MAX },
+    };
     // Empty lines in front make the line of an error the line of the file.
     let padded = "\n".repeat(lines_before) + chunk;
     serde_saphyr::from_str_with_options(&padded, options).map_err(|error| error.to_string())
@@ -91,8 +96,7 @@ impl Document<'_> {
             output.push_str(self.text);
             return Ok(());
         }
-        let options =
-            serde_saphyr::ser_options! { prefer_block_scalars: true, compact_list_indent: true, empty_as_braces: true };
+        let options = serde_saphyr::ser_options! { prefer_block_scalars: true, compact_list_indent: true };
         let text = serde_saphyr::to_string_with_options(&self.value, options).map_err(|error| error.to_string())?;
         let preamble = self.preamble();
         if !output.is_empty() && !preamble.lines().any(|line| is_marker(line, "---")) {

@@ -84,9 +84,10 @@ impl<'a> Manifests<'a> {
         };
         let mut changed = false;
         for (index, item) in items.iter_mut().enumerate() {
-            let item_changed = self
-                .admit(item, lines)
-                .map_err(|ManifestError { object, reason }| ManifestError { object: format!("items[{index}]: {object}"), reason })?;
+            let item_changed = self.admit(item, lines).map_err(|ManifestError { object, reason }| ManifestError {
+                object: format!("items[{index}]: {object}"),
+                reason,
+            })?;
             changed |= item_changed;
         }
         Ok(changed)
@@ -98,8 +99,14 @@ impl<'a> Manifests<'a> {
         let (api_version, kind) = kind(object);
         let Some(path) = template_path(api_version, kind) else {
             let is_opted_out_namespace = (api_version, kind) == ("v1", "Namespace")
-                && object["metadata"]["name"].as_str().and_then(|name| self.namespaces.get(name)).is_some_and(decision::opted_out);
-            lines.push(format!("{name}: {}", if is_opted_out_namespace { "has opted out" } else { "makes no pods, passes unchanged" }));
+                && object["metadata"]["name"]
+                    .as_str()
+                    .and_then(|name| self.namespaces.get(name))
+                    .is_some_and(decision::opted_out);
+            lines.push(format!(
+                "{name}: {}",
+                if is_opted_out_namespace { "has opted out" } else { "makes no pods, passes unchanged" }
+            ));
             return Ok(false);
         };
         let namespace_name = match &object["metadata"]["namespace"] {

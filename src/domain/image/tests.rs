@@ -109,7 +109,7 @@ fn the_login_server_of_an_image() {
         ("sub-domain", "sub.contoso.azurecr.io/app", None),
         ("geo without a region", "contoso.geo.azurecr.io/app", None),
         ("two regions", "contoso.eastus.westus.geo.azurecr.io/app", None),
-        ("two dashes", "con-to-so.azurecr.io/app", None),
+        ("two dashes", "contoso-a1-b2.azurecr.io/app", None),
         ("suffix alone", "azurecr.io/app", None),
         ("no dot before the suffix", "xazurecr.io/app", None),
         ("suffix as a sub-domain", "contoso.azurecr.io.evil.example/app", None),

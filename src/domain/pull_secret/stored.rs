@@ -22,8 +22,8 @@ pub struct StoredPullSecret {
     pub lifetime: Option<Lifetime>,
     /// The hash of what its credentials were made from, by its annotation.
     pub source_hash: Option<String>,
-    /// Nobody has written other data since we did: we own the field in `managedFields`.
-    pub data_untouched: bool,
+    /// Nobody has changed the data or the list of hosts since we wrote them: we own both fields in `managedFields`.
+    pub untouched: bool,
     /// The identity of the object.
     pub uid: String,
     /// The version of the object.
@@ -50,7 +50,7 @@ impl StoredPullSecret {
             hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(),
             lifetime: lifetime(annotation(RENEW_AT_ANNOTATION), annotation(EXPIRES_AT_ANNOTATION)),
             source_hash: annotation(SOURCE_HASH_ANNOTATION).cloned(),
-            data_untouched: is_data_ours(metadata.managed_fields.as_deref().unwrap_or_default()),
+            untouched: is_ours(metadata.managed_fields.as_deref().unwrap_or_default()),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
         }
@@ -60,7 +60,7 @@ impl StoredPullSecret {
     /// does, by letter case and port.
     pub fn covers<'a>(&self, login_servers: impl IntoIterator<Item = &'a LoginServer>, now: Timestamp) -> bool {
         self.origin == Origin::Ours
-            && self.data_untouched
+            && self.untouched
             && self.lifetime.is_none_or(|lifetime| lifetime.expires_at > now)
             && login_servers.into_iter().all(|login_server| self.hosts.contains(login_server.as_str()))
     }
@@ -75,13 +75,18 @@ fn lifetime(renew_at: Option<&String>, expires_at: Option<&String>) -> Option<Li
     Some(Lifetime { renew_at: time(renew_at), expires_at: time(expires_at) })
 }
 
-/// Do we own the data? Whoever writes something else becomes its owner in our place; whoever applies the same becomes one
-/// beside us, and nothing is wrong with that.
-fn is_data_ours(managed_fields: &[ManagedFieldsEntry]) -> bool {
-    let data_field = format!("f:{DATA_KEY}");
-    let owners = managed_fields.iter().filter(|entry| {
-        let data = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:data"));
-        data.is_some_and(|data| data.get(&data_field).is_some())
-    });
-    owners.filter_map(|entry| entry.manager.as_deref()).any(|manager| manager.starts_with(MANAGER))
+/// Do we own data and hosts? Whoever writes something else becomes its owner in our place; whoever applies the same becomes
+/// one beside us, and nothing is wrong with that.
+fn is_ours(managed_fields: &[ManagedFieldsEntry]) -> bool {
+    let hosts = ["f:metadata".to_owned(), "f:annotations".to_owned(), format!("f:{HOSTS_ANNOTATION}")];
+    let data = ["f:data".to_owned(), format!("f:{DATA_KEY}")];
+    [&data[..], &hosts[..]].into_iter().all(|path| {
+        managed_fields.iter().any(|entry| {
+            entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGER))
+                && entry
+                    .fields_v1
+                    .as_ref()
+                    .is_some_and(|fields| path.iter().try_fold(&fields.0, |field, name| field.get(name)).is_some())
+        })
+    })
 }

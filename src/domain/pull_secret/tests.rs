@@ -126,7 +126,11 @@ fn stored_metadata(secret: &PullSecret) -> ObjectMeta {
         "annotations": secret.annotations(),
         "managedFields": [{
             "manager": MANAGER, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
-            "fieldsV1": {"f:data": {"f:.dockerconfigjson": {}}, "f:metadata": {"f:labels": {}}, "f:type": {}},
+            "fieldsV1": {
+                "f:data": {"f:.dockerconfigjson": {}},
+                "f:metadata": {"f:annotations": {"f:acr-pull-injector.io/hosts": {}}, "f:labels": {}},
+                "f:type": {},
+            },
         }],
     }))
     .unwrap()
@@ -147,7 +151,7 @@ fn what_we_wrote_is_recognised() {
             hosts: secret.hosts().map(ToString::to_string).collect(),
             lifetime: secret.lifetime(),
             source_hash: Some(secret.source_hash()),
-            data_untouched: true,
+            untouched: true,
             uid: "u-1".to_owned(),
             resource_version: "42".to_owned(),
         }
@@ -196,23 +200,26 @@ fn what_does_not_cover() {
 }
 
 #[test]
-fn data_is_untouched_when_we_own_it() {
+fn a_pull_secret_is_untouched_while_we_own_data_and_hosts() {
+    let hosts = json!({"f:metadata": {"f:annotations": {"f:acr-pull-injector.io/hosts": {}}}});
     let data = json!({"f:data": {"f:.dockerconfigjson": {}}});
+    let both = json!({"f:data": data["f:data"], "f:metadata": hosts["f:metadata"]});
     let labels = json!({"f:metadata": {"f:labels": {"f:team": {}}}});
     let other_data = json!({"f:data": {"f:other": {}}});
     let rows = [
-        ("we alone", vec![owner(MANAGER, &data)], true),
-        ("we, in two parts", vec![owner(MANAGER, &data), owner("acr-pull-injector-repair", &data)], true),
-        ("another owns a label", vec![owner("kubectl-label", &labels), owner(MANAGER, &data)], true),
-        ("another owns other data", vec![owner(MANAGER, &data), owner("kubectl", &other_data)], true),
-        ("another who applied the same", vec![owner(MANAGER, &data), owner("argocd", &data)], true),
-        ("another in our place", vec![owner(MANAGER, &labels), owner("kubectl-edit", &data)], false),
+        ("we alone", vec![owner(MANAGER, &both)], true),
+        ("we, in two parts", vec![owner(MANAGER, &data), owner("acr-pull-injector-0a1b2c3d", &hosts)], true),
+        ("another owns a label", vec![owner("kubectl-label", &labels), owner(MANAGER, &both)], true),
+        ("another owns other data", vec![owner(MANAGER, &both), owner("kubectl", &other_data)], true),
+        ("another who applied the same", vec![owner(MANAGER, &both), owner("argocd", &data)], true),
+        ("another has the data", vec![owner(MANAGER, &hosts), owner("kubectl-edit", &data)], false),
+        ("another has the hosts", vec![owner(MANAGER, &data), owner("kubectl-edit", &hosts)], false),
         ("nobody", vec![owner(MANAGER, &labels)], false),
         ("no managed fields", vec![], false),
     ];
     for (name, managed_fields, expected) in rows {
         let metadata = ObjectMeta { managed_fields: Some(managed_fields), ..ObjectMeta::default() };
-        assert_eq!(StoredPullSecret::from_metadata(&metadata).data_untouched, expected, "{name}");
+        assert_eq!(StoredPullSecret::from_metadata(&metadata).untouched, expected, "{name}");
     }
 }
 

@@ -1,0 +1,206 @@
+//! Pods that cannot pull because they were created without the pull secret: the list in their spec cannot change any more,
+//! so no pull secret helps them. Only a new pod does.
+
+pub mod eviction;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::{
+    decision::{self, Decision, Settings},
+    image::LoginServer,
+    registry::Namespace,
+    review::{MIRROR_ANNOTATION, OPT_OUT_LABEL, OPT_OUT_VALUE},
+};
+
+/// What a container waits for when the kubelet could not pull its image, or waits before it tries again.
+///
+/// Source: `ErrImagePull` and `ErrImagePullBackOff` in `pkg/kubelet/images/types.go` of Kubernetes.
+const PULL_FAILURES: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
+
+/// What is read of a pod that the API server lists. All other fields are passed over.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ListedPod {
+    metadata: Metadata,
+    spec: Spec,
+    status: Status,
+}
+
+/// A pod that waits for an image in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StuckPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid: a pod that comes back under the same name has another.
+    pub uid: String,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
+    /// The uid of the controller that makes a new pod when this one is evicted; `None`: nobody would, or not for sure.
+    pub replaced_by: Option<String>,
+}
+
+/// The pod, if it is stuck without the pull secret in a namespace that is granted a credential for what it pulls.
+pub fn find(pod: &ListedPod, namespace: &Namespace, settings: &Settings) -> Option<StuckPod> {
+    if settings.excludes(&namespace.name) || pod.is_left_alone() || pod.references(settings.pull_secret_name.as_str()) {
+        return None;
+    }
+    let login_servers = pod.login_servers_waited_for(settings);
+    if login_servers.is_empty() {
+        return None;
+    }
+    match decision::decide(login_servers, namespace, settings) {
+        Decision::Inject(_) => Some(StuckPod {
+            namespace: namespace.name.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            created_at: pod.metadata.creation_timestamp,
+            replaced_by: pod.replaced_by(),
+        }),
+        Decision::Skip(_) => None,
+    }
+}
+
+impl ListedPod {
+    /// The namespace that it is in.
+    pub fn namespace(&self) -> &str {
+        &self.metadata.namespace
+    }
+
+    fn is_left_alone(&self) -> bool {
+        let opted_out = self.metadata.labels.get(OPT_OUT_LABEL).is_some_and(|value| value == OPT_OUT_VALUE);
+        let mirror = self.metadata.annotations.contains_key(MIRROR_ANNOTATION);
+        opted_out || mirror || self.metadata.deletion_timestamp.is_some()
+    }
+
+    fn references(&self, pull_secret: &str) -> bool {
+        self.spec.image_pull_secrets.iter().any(|reference| reference.name == pull_secret)
+    }
+
+    /// The login servers of the images that the kubelet could not pull. A container waits for its own image and for those
+    /// of the image volumes that it mounts.
+    fn login_servers_waited_for(&self, settings: &Settings) -> BTreeSet<LoginServer> {
+        let Status { init_container_statuses, container_statuses, ephemeral_container_statuses } = &self.status;
+        let statuses = init_container_statuses.iter().chain(container_statuses).chain(ephemeral_container_statuses);
+        let waiting: BTreeSet<&str> =
+            statuses.filter(|status| status.waits_for_image()).map(|status| status.name.as_str()).collect();
+        let Spec { init_containers, containers, ephemeral_containers, volumes, .. } = &self.spec;
+        let containers = init_containers.iter().chain(containers).chain(ephemeral_containers);
+        let images = containers.filter(|container| waiting.contains(container.name.as_str())).flat_map(|container| {
+            let mounted = |volume: &&Volume| container.volume_mounts.iter().any(|mount| mount.name == volume.name);
+            let volumes = volumes.iter().filter(mounted).filter_map(|volume| volume.image.as_ref());
+            volumes.map(|image| image.reference.as_str()).chain([container.image.as_str()])
+        });
+        images.filter_map(|image| settings.rules.login_servers().login_server_of(image)).collect()
+    }
+
+    /// The uid of the controller that makes up for an eviction. A Node owns mirror pods. A Job counts an evicted pod as
+    /// failed, and with `backoffLimit: 0` never makes another: stuck, it can still be mended by hand.
+    ///
+    /// Source: `isPodFailed` in `pkg/controller/job/job_controller.go` of Kubernetes.
+    fn replaced_by(&self) -> Option<String> {
+        let controller = self.metadata.owner_references.iter().find(|owner| owner.controller)?;
+        let is_job = controller.kind == "Job" && controller.api_version.starts_with("batch/");
+        (controller.kind != "Node" && !is_job).then(|| controller.uid.clone())
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    namespace: String,
+    name: String,
+    uid: String,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    creation_timestamp: Option<Timestamp>,
+    deletion_timestamp: Option<Timestamp>,
+    owner_references: Vec<OwnerReference>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct OwnerReference {
+    api_version: String,
+    kind: String,
+    uid: String,
+    controller: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    image_pull_secrets: Vec<Reference>,
+    init_containers: Vec<Container>,
+    containers: Vec<Container>,
+    ephemeral_containers: Vec<Container>,
+    volumes: Vec<Volume>,
+}
+
+/// Something that is named: an entry of `imagePullSecrets` or of `volumeMounts`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Reference {
+    name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Container {
+    name: String,
+    image: String,
+    volume_mounts: Vec<Reference>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Volume {
+    name: String,
+    image: Option<ImageVolume>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ImageVolume {
+    reference: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    init_container_statuses: Vec<ContainerStatus>,
+    container_statuses: Vec<ContainerStatus>,
+    ephemeral_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    name: String,
+    state: ContainerState,
+}
+
+impl ContainerStatus {
+    fn waits_for_image(&self) -> bool {
+        self.state.waiting.as_ref().is_some_and(|waiting| PULL_FAILURES.contains(&waiting.reason.as_str()))
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    waiting: Option<Waiting>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Waiting {
+    reason: String,
+}
+
+#[cfg(test)]
+mod tests;
