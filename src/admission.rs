@@ -9,11 +9,10 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 
 use crate::{
     domain::{
-        decision::{self, Decision, Injection, Settings, SkipReason},
+        decision::{self, Decision, Injection, Settings},
         image::LoginServer,
         patch,
         pull_secret::{CredentialSourceHash, PullSecret, RegistryCredential, StoredPullSecret},
@@ -54,8 +53,8 @@ pub trait PullSecretStore: Send + Sync + 'static {
     /// What is known of the namespace's pull secret, from memory alone.
     fn stored(&self, namespace: &str) -> Option<Arc<StoredPullSecret>>;
 
-    /// Namespaces that are known to hold a Secret of the configured name, from memory alone.
-    fn namespaces(&self) -> Vec<String>;
+    /// All Secrets of the configured name with their namespaces, from memory alone.
+    fn all(&self) -> Vec<(String, Arc<StoredPullSecret>)>;
 
     /// Reads the pull secret itself. `None`: there is none.
     fn read(&self, namespace: &str) -> impl Future<Output = Result<Option<ReadPullSecret>, StoreError>> + Send;
@@ -68,6 +67,16 @@ pub trait PullSecretStore: Send + Sync + 'static {
         &self,
         namespace: &str,
         secret: &PullSecret,
+        previous: &StoredPullSecret,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Pull secrets that somebody else deleted lately, each once.
+    fn take_deleted(&self) -> Vec<(String, Arc<StoredPullSecret>)>;
+
+    /// Deletes `previous`. [`StoreError::Conflict`] when it has changed meanwhile; one that is gone already is no error.
+    fn delete(
+        &self,
+        namespace: &str,
         previous: &StoredPullSecret,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
@@ -91,6 +100,9 @@ pub enum StoreError {
     /// The namespace does not exist or is being deleted; trying again is no use.
     #[error("the namespace does not exist or is being deleted")]
     NamespaceGone,
+    /// What stands there cannot become what it should be: its type differs, or somebody made it immutable.
+    #[error("the pull secret cannot be changed in place: {0}")]
+    Immutable(String),
     /// The API server will not have it, now or later.
     #[error("the API server refused the pull secret: {0}")]
     Refused(String),
@@ -182,19 +194,23 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
                 if !review.dry_run {
                     self.retries.push(&review.namespace, login_servers);
                 }
-                let warning = Warning::new(format!("acr-pull-injector: the pull secret comes later: {error}"));
-                return (inject(response, pod, &settings).with_warning(warning), "injected_before_pull_secret");
+                // Whether the namespace is granted anything cannot be said now; a reference too many does no harm.
+                let response = match patch::image_pull_secrets(pod, &settings.pull_secret_name) {
+                    Some(patch) => response.with_patch(patch),
+                    None => response,
+                };
+                let warning = warn(&format_args!("the pull secret comes later: {error}"));
+                return (response.with_warning(warning), "injected_before_pull_secret");
             }
         };
-        let injection = match decision::decide(login_servers, &namespace, &settings) {
+        let decision = decision::decide(login_servers, &namespace, &settings);
+        let response = decision.respond(response, pod, &settings);
+        let injection = match decision {
             Decision::Inject(injection) => injection,
-            Decision::Skip(reason) => return (explain(response, &reason), reason.as_label()),
+            Decision::Skip(reason) => return (response, reason.as_label()),
         };
-        let response = injection
-            .ungranted
-            .iter()
-            .fold(inject(response, pod, &settings), |response, ungranted| response.with_warning(warn(ungranted)));
-        if review.dry_run || self.ensurer.is_complete(&namespace.name, injection.granted.keys(), Timestamp::now()) {
+        self.ensurer.note_demand(&namespace.name);
+        if review.dry_run || self.ensurer.is_complete(&namespace.name, injection.granted.keys()) {
             return (response, "injected");
         }
         match self.ensure(namespace, injection, deadline).await {
@@ -245,22 +261,6 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
                 "acr-pull-injector: the pull secret comes later: the API server is slow; the pod may wait for its image",
             )),
         }
-    }
-}
-
-fn inject<'a>(response: Response<'a>, pod: &Pod<'a>, settings: &Settings) -> Response<'a> {
-    match patch::image_pull_secrets(pod, &settings.pull_secret_name) {
-        Some(patch) => response.with_patch(patch),
-        None => response,
-    }
-}
-
-fn explain<'a>(response: Response<'a>, reason: &SkipReason) -> Response<'a> {
-    match reason {
-        SkipReason::NothingGranted(ungranted) => {
-            ungranted.iter().fold(response, |response, ungranted| response.with_warning(warn(ungranted)))
-        }
-        _ => response,
     }
 }
 

@@ -1,35 +1,51 @@
-//! Ensuring: a namespace's pull secret exists and holds a credential for the login servers that its pods need.
+//! Ensuring: a namespace's pull secret exists and holds a credential for the login servers that its pods need, and nothing
+//! that the namespace is not granted.
 //!
 //! One flight per namespace: requests for the same namespace wait for each other, so that a burst of pods costs one write.
 //! Replicas don't talk to each other; they meet at the API server, where every write names the version that it replaces.
 
+mod flights;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use self::flights::Flights;
 use crate::{
-    admission::{CredentialError, CredentialSource, PullSecretStore, StoreError},
+    admission::{CredentialError, CredentialSource, NamespaceSource, PullSecretStore, StoreError},
+    clock::Clock,
     domain::{
-        decision::{self, Settings},
+        decision::Settings,
         image::LoginServer,
-        pull_secret::{Origin, PullSecret, StoredPullSecret},
-        registry::{Grant, Namespace, RegistryName},
+        pull_secret::{Lifetime, Origin, PullSecret, StoredPullSecret, source_hash},
+        registry::{Namespace, RegistryName},
+        upkeep::{Upkeep, granted, held, upkeep},
     },
     metrics::Metrics,
 };
 
-/// Brings pull secrets into being and keeps them complete.
+/// Brings pull secrets into being and keeps them right.
 #[derive(Debug)]
 pub struct Ensurer<C, S> {
-    credentials: Arc<C>,
-    store: Arc<S>,
-    settings: Arc<ArcSwap<Settings>>,
-    metrics: Arc<Metrics>,
+    /// What goes into them.
+    pub credentials: Arc<C>,
+    /// Where they stand.
+    pub store: Arc<S>,
+    /// What the operator configured.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Counts what was written.
+    pub metrics: Arc<Metrics>,
+    /// Tells what has expired.
+    pub clock: Clock,
     flights: Flights,
+    /// When a pod last asked for the pull secret of a namespace.
+    demand: Mutex<HashMap<String, Timestamp>>,
+    /// Namespaces whose pull secret was made from something else than what is stored now.
+    outdated: Mutex<HashSet<String>>,
 }
 
 /// Why a pull secret is written; a metric label.
@@ -39,6 +55,14 @@ pub enum WriteReason {
     Admission,
     /// A credential or the configuration changed, or changed while nobody was there to see it.
     Change,
+    /// A token is about to expire.
+    Renewal,
+    /// Somebody changed or deleted it.
+    Repair,
+    /// The namespace may not have some of it any more.
+    Withdrawal,
+    /// A kubelet misses it.
+    Heal,
     /// An earlier attempt failed.
     Retry,
 }
@@ -74,7 +98,6 @@ pub enum EnsureError {
 
 impl EnsureError {
     /// Whether trying again later may help without anybody doing anything here.
-    #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Credential(_) | Self::Store(StoreError::Unavailable(_) | StoreError::Conflict) => true,
@@ -91,18 +114,21 @@ const MAX_ATTEMPTS: usize = 5;
 
 impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     /// An ensurer over a source of credentials and a store of pull secrets.
-    pub fn new(credentials: Arc<C>, store: Arc<S>, settings: Arc<ArcSwap<Settings>>, metrics: Arc<Metrics>) -> Self {
-        Self { credentials, store, settings, metrics, flights: Flights::default() }
+    pub fn new(
+        credentials: Arc<C>,
+        store: Arc<S>,
+        settings: Arc<ArcSwap<Settings>>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        let (flights, demand, outdated) = (Flights::default(), Mutex::default(), Mutex::default());
+        Self { credentials, store, settings, metrics, clock, flights, demand, outdated }
     }
 
     /// Whether the pull secret is known to hold what these login servers need, from memory alone.
-    pub fn is_complete<'a>(
-        &self,
-        namespace: &str,
-        login_servers: impl Iterator<Item = &'a LoginServer>,
-        now: Timestamp,
-    ) -> bool {
-        self.store.stored(namespace).is_some_and(|stored| stored.covers(login_servers, now))
+    pub fn is_complete<'a>(&self, namespace: &str, mut login_servers: impl Iterator<Item = &'a LoginServer>) -> bool {
+        self.store.stored(namespace).is_some_and(|stored| stored.covers(&mut login_servers, self.clock.now()))
+            && !self.is_outdated(namespace)
     }
 
     /// Makes the pull secret hold a credential for each of `wanted`, next to what it holds already.
@@ -120,28 +146,76 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             return Ok(());
         }
         let _flight = self.flights.join(&namespace.name).await;
-        if self.is_complete(&namespace.name, wanted.keys(), Timestamp::now()) {
+        if self.is_complete(&namespace.name, wanted.keys()) {
             return Ok(());
         }
         self.write(namespace, wanted, reason).await
     }
 
-    /// Makes the content of a pull secret that exists what the credentials and rules of now say; nothing is written when
-    /// it is so already.
+    /// Makes a pull secret that exists what the credentials and rules of now say: nothing is written when it is so already,
+    /// and it is deleted when nothing in it is granted any more.
     ///
     /// # Errors
     ///
     /// When it could not be brought up to date; what stands there then stays.
     pub async fn refresh(&self, namespace: &Namespace, reason: WriteReason) -> Result<(), EnsureError> {
-        let settings = self.settings.load();
-        if decision::opted_out(namespace) || settings.excluded_namespaces.contains(&namespace.name) {
-            return Ok(());
-        }
         let _flight = self.flights.join(&namespace.name).await;
         match self.store.stored(&namespace.name) {
             Some(stored) if stored.origin == Origin::Ours => self.write(namespace, &BTreeMap::new(), reason).await,
             _ => Ok(()),
         }
+    }
+
+    /// What the namespace's pull secret needs, from memory alone.
+    pub fn upkeep(&self, namespace: &Namespace, stored: &StoredPullSecret) -> Option<WriteReason> {
+        match upkeep(stored, namespace, &self.settings.load(), self.clock.now()) {
+            Some(Upkeep::Withdraw) => Some(WriteReason::Withdrawal),
+            Some(Upkeep::Repair) => Some(WriteReason::Repair),
+            Some(Upkeep::Renew) => Some(WriteReason::Renewal),
+            None => self.is_outdated(&namespace.name).then_some(WriteReason::Change),
+        }
+    }
+
+    /// Finds the pull secrets that were made from something else than what is stored now. Until they are rewritten, a pod
+    /// that needs one has it rewritten first.
+    ///
+    /// This is done when this replica has seen a change, and at the start for changes that nobody saw, never on a mere
+    /// difference: another replica may have seen a new password before its file arrived here, and must not be undone.
+    pub fn find_outdated(&self, namespaces: &impl NamespaceSource) {
+        let settings = self.settings.load_full();
+        let outdated = self.store.all().into_iter().filter_map(|(name, stored)| {
+            let namespace = namespaces.cached(&name).filter(|namespace| !namespace.terminating)?;
+            let held = held(&stored, &namespace, &settings);
+            let sources: Option<Vec<_>> =
+                held.iter().map(|(host, registry)| Some((host, self.credentials.source(registry)?))).collect();
+            // A credential that cannot be read now is no reason to touch what works.
+            let expected = source_hash(sources?.iter().map(|(host, source)| (*host, source)));
+            (stored.origin == Origin::Ours && stored.source_hash.as_ref() != Some(&expected)).then_some(name)
+        });
+        let outdated: HashSet<_> = outdated.collect();
+        if !outdated.is_empty() {
+            tracing::info!(pull_secrets = outdated.len(), "pull secrets are out of date and will be rewritten");
+        }
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).extend(outdated);
+    }
+
+    /// Notes that a pod asks for the pull secret of this namespace, which is then served first.
+    pub fn note_demand(&self, namespace: &str) {
+        let now = self.clock.now();
+        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
+        match demand.get_mut(namespace) {
+            Some(last) => *last = now,
+            None => drop(demand.insert(namespace.to_owned(), now)),
+        }
+    }
+
+    /// When a pod last asked for the pull secret of this namespace, as far as this replica knows.
+    pub fn last_demand(&self, namespace: &str) -> Option<Timestamp> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).copied()
+    }
+
+    fn is_outdated(&self, namespace: &str) -> bool {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).contains(namespace)
     }
 
     async fn write(
@@ -154,21 +228,29 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         for _ in 0..MAX_ATTEMPTS {
             let (secret, missing) = self.assemble(namespace, wanted, stored.as_ref()).await?;
             let written = match &stored {
-                Some(previous) if previous.data_untouched && previous.source_hash == Some(secret.source_hash()) => {
+                Some(previous) if secret.is_empty() => {
+                    if let Some(missing) = missing {
+                        return Err(missing);
+                    }
+                    self.store.delete(&namespace.name, previous).await
+                }
+                Some(previous) if previous.untouched && !differs(previous, &secret) => {
+                    self.up_to_date(namespace);
                     return missing.map_or(Ok(()), Err);
                 }
-                Some(previous) => self.store.update(&namespace.name, &secret, previous).await,
+                Some(previous) => match self.store.update(&namespace.name, &secret, previous).await {
+                    Err(StoreError::Immutable(cause)) => self.replace(namespace, &secret, previous, &cause).await,
+                    updated => updated,
+                },
+                None if secret.is_empty() => return missing.map_or(Ok(()), Err),
                 None => self.store.create(&namespace.name, &secret).await,
             };
             self.metrics.pull_secret_written(reason.as_label(), outcome(&written));
             match written {
                 Ok(()) => {
-                    tracing::info!(
-                        namespace = %namespace.name,
-                        reason = reason.as_label(),
-                        hosts = ?secret.hosts().map(LoginServer::as_str).collect::<Vec<_>>(),
-                        "pull secret written"
-                    );
+                    self.up_to_date(namespace);
+                    let hosts: Vec<_> = secret.hosts().map(LoginServer::as_str).collect();
+                    tracing::info!(namespace = %namespace.name, reason = reason.as_label(), ?hosts, "pull secret written");
                     return missing.map_or(Ok(()), Err);
                 }
                 Err(StoreError::Conflict) => {
@@ -178,6 +260,23 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             }
         }
         Err(StoreError::Conflict.into())
+    }
+
+    /// Somebody changed what cannot be changed back: its type, or made it immutable. Only a new object helps.
+    async fn replace(
+        &self,
+        namespace: &Namespace,
+        secret: &PullSecret,
+        previous: &StoredPullSecret,
+        cause: &str,
+    ) -> Result<(), StoreError> {
+        tracing::warn!(namespace = %namespace.name, cause, "the pull secret cannot be mended in place and is made anew");
+        self.store.delete(&namespace.name, previous).await?;
+        self.store.create(&namespace.name, secret).await
+    }
+
+    fn up_to_date(&self, namespace: &Namespace) {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
     }
 
     /// What the pull secret should hold: the login servers that are wanted, and those that it holds and that are still
@@ -195,11 +294,17 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                 namespace: namespace.name.clone(),
             });
         }
-        let held = stored.map(|stored| granted(stored, namespace, &settings)).unwrap_or_default();
         let mut content = None;
+        let mut kept = stored.map(|stored| held(stored, namespace, &settings)).unwrap_or_default();
+        if stored.is_some_and(|stored| !stored.untouched) {
+            // The list of hosts may be what was changed, so what the data says counts too.
+            let found = self.content(namespace, &mut content).await?;
+            let hosts = found.into_iter().flat_map(PullSecret::hosts).cloned();
+            kept.extend(granted(hosts, namespace, &settings));
+        }
         let mut credentials = BTreeMap::new();
         let mut missing = None;
-        for (login_server, registry) in held.iter().chain(wanted) {
+        for (login_server, registry) in kept.iter().chain(wanted) {
             if credentials.contains_key(login_server) {
                 continue;
             }
@@ -212,50 +317,53 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                     credentials.insert(login_server.clone(), credential);
                 }
                 Err(error) => {
-                    // What works today must not be taken away because the credential cannot be read just now.
-                    if held.contains_key(login_server) {
-                        if content.is_none() {
-                            content = Some(self.store.read(&namespace.name).await?.and_then(|read| read.content));
-                        }
-                        let kept = content.iter().flatten().find_map(|content| content.credential(login_server));
-                        if let Some(kept) = kept {
-                            credentials.insert(login_server.clone(), kept.clone());
+                    missing = Some(error.into());
+                    // What works today must not be taken away because its credential cannot be had just now.
+                    if kept.contains_key(login_server) {
+                        let found = self.content(namespace, &mut content).await?;
+                        if let Some(credential) = found.and_then(|content| content.credential(login_server)) {
+                            credentials.insert(login_server.clone(), credential.clone());
                         }
                     }
-                    missing = Some(error.into());
                 }
             }
         }
-        match missing {
-            Some(error) if credentials.is_empty() => Err(error),
-            missing => Ok((PullSecret::new(credentials), missing)),
-        }
+        Ok((PullSecret::new(credentials), missing))
+    }
+
+    /// What stands in the namespace now, read once per assembly.
+    async fn content<'a>(
+        &self,
+        namespace: &Namespace,
+        content: &'a mut Option<Option<PullSecret>>,
+    ) -> Result<Option<&'a PullSecret>, StoreError> {
+        let found = match content.take() {
+            Some(found) => found,
+            None => self.store.read(&namespace.name).await?.and_then(|read| read.content),
+        };
+        Ok(content.insert(found).as_ref())
     }
 }
 
 impl WriteReason {
-    fn as_label(self) -> &'static str {
+    /// The reason as the value of a metric label.
+    pub fn as_label(self) -> &'static str {
         match self {
             Self::Admission => "admission",
             Self::Change => "change",
+            Self::Renewal => "renewal",
+            Self::Repair => "repair",
+            Self::Withdrawal => "withdrawal",
+            Self::Heal => "heal",
             Self::Retry => "retry",
         }
     }
 }
 
-/// The login servers of a stored pull secret that the rules still grant to its namespace, with the rule that does.
-fn granted(
-    stored: &StoredPullSecret,
-    namespace: &Namespace,
-    settings: &Settings,
-) -> BTreeMap<LoginServer, RegistryName> {
-    let hosts = stored.hosts.iter().filter_map(|host| settings.rules.login_servers().parse(host).ok());
-    hosts
-        .filter_map(|login_server| match settings.rules.grant(&login_server, namespace) {
-            Grant::Granted(rule) => Some((login_server, rule.name.clone())),
-            Grant::Refused(_) | Grant::NoRule => None,
-        })
-        .collect()
+/// Whether a pull secret that nobody touched is worth writing: it was made from something else, or its tokens are older.
+fn differs(previous: &StoredPullSecret, secret: &PullSecret) -> bool {
+    let renew_at = |lifetime: Option<Lifetime>| lifetime.map(|lifetime| lifetime.renew_at);
+    previous.source_hash != Some(secret.source_hash()) || renew_at(previous.lifetime) < renew_at(secret.lifetime())
 }
 
 fn outcome(written: &Result<(), StoreError>) -> &'static str {
@@ -263,39 +371,7 @@ fn outcome(written: &Result<(), StoreError>) -> &'static str {
         Ok(()) => "written",
         Err(StoreError::Conflict) => "conflict",
         Err(StoreError::NamespaceGone) => "namespace_gone",
-        Err(StoreError::Refused(_)) => "refused",
+        Err(StoreError::Immutable(_) | StoreError::Refused(_)) => "refused",
         Err(StoreError::Unavailable(_)) => "unavailable",
-    }
-}
-
-/// One lock per namespace that is being written, and none for the others.
-#[derive(Debug, Default)]
-struct Flights {
-    locks: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
-}
-
-impl Flights {
-    async fn join(&self, namespace: &str) -> Flight {
-        let lock =
-            self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(namespace.to_owned()).or_default().clone();
-        let guard = lock.lock_owned().await;
-        Flight { locks: self.locks.clone(), namespace: namespace.to_owned(), guard: Some(guard) }
-    }
-}
-
-struct Flight {
-    locks: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
-    namespace: String,
-    guard: Option<tokio::sync::OwnedMutexGuard<()>>,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        self.guard = None;
-        // More owners than the map means that somebody waits, who will clean up in turn.
-        if locks.get(&self.namespace).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            locks.remove(&self.namespace);
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! What could not be done while a pod was waiting is tried again in the background.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -31,8 +31,6 @@ pub struct RetryQueue {
 struct Pending {
     /// Login servers that pods asked for.
     login_servers: BTreeSet<LoginServer>,
-    /// Whether what stands there is out of date.
-    stale: bool,
     failures: u32,
     due: Instant,
 }
@@ -52,13 +50,7 @@ impl RetryQueue {
 
     /// Asks that the pull secret of `namespace` be made right for `login_servers`, a second from now.
     pub fn push(&self, namespace: &str, login_servers: BTreeSet<LoginServer>) {
-        self.insert(namespace, Pending { login_servers, stale: false, failures: 0, due: Instant::now() });
-    }
-
-    /// Asks that what the pull secret of `namespace` holds be brought up to date.
-    pub fn push_stale(&self, namespace: &str) {
-        let pending = Pending { login_servers: BTreeSet::new(), stale: true, failures: 0, due: Instant::now() };
-        self.insert(namespace, pending);
+        self.insert(namespace, Pending { login_servers, failures: 0, due: Instant::now() });
     }
 
     /// Makes everything due now: something changed that may have been the obstacle.
@@ -112,7 +104,6 @@ impl RetryQueue {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = pending.get_mut(namespace) {
                 known.login_servers.extend(wanted.login_servers);
-                known.stale |= wanted.stale;
                 return;
             }
             if pending.len() >= MAX_PENDING {
@@ -155,15 +146,11 @@ async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
             }
         },
     };
-    let wanted = match decision::decide(pending.login_servers.clone(), &namespace, &settings.load()) {
-        Decision::Inject(injection) => injection.granted,
-        Decision::Skip(_) => BTreeMap::new(),
+    let Decision::Inject(injection) = decision::decide(pending.login_servers.clone(), &namespace, &settings.load())
+    else {
+        return true;
     };
-    let mut result = ensurer.ensure(&namespace, &wanted, WriteReason::Retry).await;
-    if pending.stale {
-        result = result.and(ensurer.refresh(&namespace, WriteReason::Retry).await);
-    }
-    match result {
+    match ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(namespace = name, %error, "the pull secret could not be made right");
@@ -173,7 +160,7 @@ async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
 }
 
 /// Doubles from one second to five minutes, with half of it left to chance so that a burst does not come back as one.
-fn delay(failures: u32) -> Duration {
+pub(crate) fn delay(failures: u32) -> Duration {
     let full = FIRST_DELAY.saturating_mul(1 << failures.min(16)).min(LONGEST_DELAY);
     full.mul_f64(0.5 + 0.5 * fastrand::f64())
 }

@@ -5,7 +5,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt;
@@ -26,13 +27,26 @@ use crate::lifecycle::Gate;
 /// Values made from metadata, by key. Cheap to clone; readers never wait for the network.
 pub struct WatchCache<V> {
     entries: Arc<RwLock<HashMap<String, Arc<V>>>>,
+    deleted: Arc<Mutex<HashMap<String, Deleted<V>>>>,
 }
+
+/// What somebody else deleted.
+#[derive(Clone, Debug)]
+pub struct Deleted<V> {
+    /// What it was.
+    pub value: Arc<V>,
+    /// When we heard of it.
+    pub at: Instant,
+}
+
+/// How long a deletion is remembered, for the replica that takes over when the one that leads is lost.
+const DELETIONS_REMEMBERED: Duration = Duration::from_secs(120);
 
 impl<V> WatchCache<V> {
     /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
-        Self { entries: Arc::default() }
+        Self { entries: Arc::default(), deleted: Arc::default() }
     }
 
     /// The value under `key`.
@@ -53,9 +67,23 @@ impl<V> WatchCache<V> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(value));
     }
 
-    /// Forgets a key, ahead of the watch event that will say the same.
+    /// Forgets what we deleted ourselves, ahead of the watch event that will say the same.
     pub fn remove(&self, key: &str) {
         self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// What somebody else deleted lately, each once.
+    pub fn take_deleted(&self) -> Vec<(String, Arc<V>)> {
+        let deleted = std::mem::take(&mut *self.deleted.lock().unwrap_or_else(PoisonError::into_inner));
+        let fresh = deleted.into_iter().filter(|(_, deleted)| deleted.at.elapsed() < DELETIONS_REMEMBERED);
+        fresh.map(|(key, deleted)| (key, deleted.value)).collect()
+    }
+
+    fn remember_deleted(&self, deleted: impl Iterator<Item = (String, Arc<V>)>) {
+        let at = Instant::now();
+        let mut remembered = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.retain(|_, deleted| deleted.at.elapsed() < DELETIONS_REMEMBERED);
+        remembered.extend(deleted.map(|(key, value)| (key, Deleted { value, at })));
     }
 
     /// Follows `api` until `shutdown`, and opens `synced` when the first complete list is in. A watch that breaks is
@@ -85,7 +113,12 @@ impl<V> WatchCache<V> {
                     listed.extend(entry(&object.metadata).map(|(key, value)| (key, Arc::new(value))));
                 }
                 Some(Ok(Event::InitDone)) => {
-                    *self.entries.write().unwrap_or_else(PoisonError::into_inner) = std::mem::take(&mut listed);
+                    let before = {
+                        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+                        let before = std::mem::replace(&mut *entries, std::mem::take(&mut listed));
+                        before.into_iter().filter(|(key, _)| !entries.contains_key(key)).collect::<Vec<_>>()
+                    };
+                    self.remember_deleted(before.into_iter());
                     synced.open();
                 }
                 Some(Ok(Event::Apply(object))) => {
@@ -95,7 +128,8 @@ impl<V> WatchCache<V> {
                 }
                 Some(Ok(Event::Delete(object))) => {
                     if let Some((key, _)) = entry(&object.metadata) {
-                        self.remove(&key);
+                        let removed = self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                        self.remember_deleted(removed.into_iter().map(|value| (key.clone(), value)));
                     }
                 }
                 Some(Err(error)) => {
@@ -109,7 +143,7 @@ impl<V> WatchCache<V> {
 
 impl<V> Clone for WatchCache<V> {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone() }
+        Self { entries: self.entries.clone(), deleted: self.deleted.clone() }
     }
 }
 

@@ -1,82 +1,179 @@
-//! Keeps existing pull secrets in step with the stored credentials and the configuration.
+//! Keeps the pull secrets of the cluster right: one replica, the leader, renews, rewrites, repairs and removes them.
 //!
-//! It acts on a change that this replica has seen, and once at the start for changes that nobody saw. It never acts on a
-//! mere difference: another replica may have seen a new password before its file arrived here, and must not be undone.
+//! Decisions come from the pull secrets' own annotations, so a restart or a new leader causes no storm of writes. The work
+//! of one tick is bounded, and the most urgent comes first; what is left comes with the next tick.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
-    ensure::{Ensurer, WriteReason},
-    retry::RetryQueue,
+    domain::{pull_secret::StoredPullSecret, registry::Namespace, upkeep::held},
+    ensure::{EnsureError, Ensurer, WriteReason},
+    retry::{RetryQueue, delay},
 };
 
-/// Rewrites pull secrets when what they are made from changes.
+/// The background half of the program.
 #[derive(Debug)]
 pub struct Reconciler<C, S, N> {
-    /// Writes them.
+    /// Writes pull secrets.
     pub ensurer: Arc<Ensurer<C, S>>,
-    /// Knows where they stand.
-    pub store: Arc<S>,
-    /// Knows what their namespaces are granted.
+    /// Knows what namespaces are granted.
     pub namespaces: Arc<N>,
-    /// Takes over what fails.
+    /// Is told when what pods wait for may have become possible.
     pub retries: RetryQueue,
+    /// How many pull secrets are written a second at most.
+    pub writes_per_second: usize,
+    failures: Mutex<HashMap<String, Failure>>,
 }
 
-/// At most 50 pull secrets a second, so that 10,000 take under four minutes and the API server hardly notices.
-const WRITE_INTERVAL: Duration = Duration::from_millis(20);
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    count: u32,
+    until: Timestamp,
+}
+
+enum Work {
+    Restore(String, Arc<StoredPullSecret>),
+    Refresh(WriteReason, Arc<Namespace>),
+}
+
+/// Pull secrets that are written at the same time.
 const AT_ONCE: usize = 8;
 
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, S, N> {
-    /// Goes over all pull secrets now and after each change of `changes`, until `shutdown`.
-    pub async fn run(self, mut changes: watch::Receiver<u64>, shutdown: CancellationToken) {
+    /// A reconciler that writes `writes_per_second` pull secrets at most.
+    pub fn new(ensurer: Arc<Ensurer<C, S>>, namespaces: Arc<N>, retries: RetryQueue, writes_per_second: usize) -> Self {
+        Self { ensurer, namespaces, retries, writes_per_second, failures: Mutex::default() }
+    }
+
+    /// Works until `shutdown`, and writes while `leader` says so. `changes` announces that a credential or the
+    /// configuration has changed.
+    pub async fn run(
+        self,
+        leader: watch::Receiver<bool>,
+        mut changes: watch::Receiver<u64>,
+        shutdown: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What changed while no replica ran shows at the start.
+        changes.mark_changed();
         loop {
-            changes.mark_unchanged();
-            self.retries.hurry();
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.refresh_all() => {}
+                _ = ticks.tick() => {}
+                changed = changes.changed() => match changed {
+                    Ok(()) => {
+                        self.ensurer.find_outdated(self.namespaces.as_ref());
+                        self.retries.hurry();
+                    }
+                    // Nobody is left to announce a change.
+                    Err(_) => std::future::pending().await,
+                },
             }
-            let announced = tokio::select! {
-                () = shutdown.cancelled() => return,
-                announced = changes.changed() => announced,
-            };
-            if announced.is_err() {
-                // Nobody is left to announce a change; what stands is right.
-                shutdown.cancelled().await;
-                return;
+            if *leader.borrow() {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = self.tick(&leader) => {}
+                }
             }
         }
     }
 
-    async fn refresh_all(&self) {
-        let mut ticks = tokio::time::interval(WRITE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let paced = futures_util::stream::unfold(
-            (self.store.namespaces().into_iter(), ticks),
-            |(mut names, mut ticks)| async {
-                let name = names.next()?;
-                ticks.tick().await;
-                Some((name, (names, ticks)))
-            },
-        );
-        paced.for_each_concurrent(AT_ONCE, |name| async move { self.refresh(&name).await }).await;
+    /// Does the most urgent of what is due, for about a second, or until the lead is lost.
+    pub async fn tick(&self, leader: &watch::Receiver<bool>) {
+        let deleted = self.ensurer.store.take_deleted();
+        let mut due = self.due();
+        due.truncate(self.writes_per_second.saturating_sub(deleted.len()));
+        let work = due.into_iter().map(|(reason, namespace)| Work::Refresh(reason, namespace));
+        let work = deleted.into_iter().map(|(name, stored)| Work::Restore(name, stored)).chain(work);
+        let mut under_way = FuturesUnordered::new();
+        for work in work {
+            if under_way.len() == AT_ONCE {
+                under_way.next().await;
+            }
+            if !*leader.borrow() {
+                break;
+            }
+            under_way.push(self.carry_out(work));
+        }
+        while under_way.next().await.is_some() {}
     }
 
-    async fn refresh(&self, name: &str) {
+    async fn carry_out(&self, work: Work) {
+        match work {
+            Work::Restore(name, stored) => self.restore(&name, &stored).await,
+            Work::Refresh(reason, namespace) => {
+                let refreshed = self.ensurer.refresh(&namespace, reason).await;
+                self.record(&namespace.name, refreshed);
+            }
+        }
+    }
+
+    /// What needs something and did not just fail, most urgent first: what may not stay, what somebody broke, what tokens
+    /// run out, what is out of date. Among equals those whose namespaces asked for a pull secret last.
+    fn due(&self) -> Vec<(WriteReason, Arc<Namespace>)> {
+        let now = self.ensurer.clock.now();
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let needs = self.ensurer.store.all().into_iter().filter_map(|(name, stored)| {
+            if failures.get(&name).is_some_and(|failure| failure.until > now) {
+                return None;
+            }
+            let namespace = self.namespaces.cached(&name)?;
+            let reason = self.ensurer.upkeep(&namespace, &stored)?;
+            Some((reason, namespace))
+        });
+        let mut needs: Vec<_> = needs.collect();
+        needs.sort_by_cached_key(|(reason, namespace)| {
+            (urgency(*reason), std::cmp::Reverse(self.ensurer.last_demand(&namespace.name)))
+        });
+        needs
+    }
+
+    /// Puts back what somebody deleted. A namespace that opted out, or that goes away itself, keeps its peace.
+    async fn restore(&self, name: &str, stored: &StoredPullSecret) {
         let Some(namespace) = self.namespaces.cached(name).filter(|namespace| !namespace.terminating) else {
             return;
         };
-        if let Err(error) = self.ensurer.refresh(&namespace, WriteReason::Change).await {
-            tracing::warn!(namespace = name, %error, "the pull secret could not be brought up to date");
+        let wanted = held(stored, &namespace, &self.ensurer.settings.load());
+        if let Err(error) = self.ensurer.ensure(&namespace, &wanted, WriteReason::Repair).await {
+            tracing::warn!(namespace = name, %error, "a deleted pull secret could not be restored");
             if error.may_pass() {
-                self.retries.push_stale(name);
+                self.retries.push(name, wanted.into_keys().collect());
             }
         }
+    }
+
+    fn record(&self, name: &str, refreshed: Result<(), EnsureError>) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match refreshed {
+            Ok(()) => {
+                failures.remove(name);
+            }
+            Err(error) => {
+                let count = failures.get(name).map_or(0, |failure| failure.count.saturating_add(1));
+                let wait = SignedDuration::try_from(delay(count)).unwrap_or(SignedDuration::from_mins(5));
+                failures.insert(name.to_owned(), Failure { count, until: self.ensurer.clock.now() + wait });
+                tracing::warn!(namespace = name, %error, "the pull secret could not be brought up to date");
+            }
+        }
+    }
+}
+
+fn urgency(reason: WriteReason) -> u8 {
+    match reason {
+        WriteReason::Withdrawal => 0,
+        WriteReason::Repair => 1,
+        WriteReason::Renewal => 2,
+        _ => 3,
     }
 }

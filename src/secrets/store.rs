@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::PartialObjectMeta,
 };
 use serde_json::json;
@@ -112,8 +112,14 @@ impl PullSecretStore for KubernetesPullSecrets {
         self.cache.get(namespace)
     }
 
-    fn namespaces(&self) -> Vec<String> {
-        self.cache.snapshot().into_iter().map(|(namespace, _)| namespace).collect()
+    fn all(&self) -> Vec<(String, Arc<StoredPullSecret>)> {
+        self.cache.snapshot()
+    }
+
+    fn take_deleted(&self) -> Vec<(String, Arc<StoredPullSecret>)> {
+        let mut deleted = self.cache.take_deleted();
+        deleted.retain(|(_, stored)| stored.origin == Origin::Ours);
+        deleted
     }
 
     async fn read(&self, namespace: &str) -> Result<Option<ReadPullSecret>, StoreError> {
@@ -145,6 +151,21 @@ impl PullSecretStore for KubernetesPullSecrets {
     ) -> Result<(), StoreError> {
         self.apply(namespace, secret, Some(previous)).await
     }
+
+    async fn delete(&self, namespace: &str, previous: &StoredPullSecret) -> Result<(), StoreError> {
+        let parameters = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(previous.uid.clone()),
+            resource_version: Some(previous.resource_version.clone()),
+        });
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        match within_limit(api.delete(self.name.as_str(), &parameters)).await {
+            Ok(_) | Err(StoreError::NamespaceGone) => {
+                self.cache.remove(namespace);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Waits for an answer of the API server, but not for ever: a flight that hangs would hold up its namespace.
@@ -168,6 +189,12 @@ fn store_error(error: &kube::Error) -> StoreError {
     let terminating = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
     if terminating || status.is_not_found() {
         return StoreError::NamespaceGone;
+    }
+    // The one field that is named when the type or an immutable Secret is in the way.
+    let immutable =
+        status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.message.contains("immutable"));
+    if status.is_invalid() && immutable {
+        return StoreError::Immutable(status.message.clone());
     }
     match status.code {
         400..=428 | 430..=499 => StoreError::Refused(status.message.clone()),

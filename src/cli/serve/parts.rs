@@ -1,0 +1,154 @@
+//! What runs behind the servers: certificates, watches, credentials, reconciler, election, reload.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use certs::{CertificateFiles, Lifetimes, SelfManaged, ServingCertificate};
+use kube::Client;
+use tokio::sync::watch;
+
+use super::{
+    Process,
+    arguments::{CertificateArguments, CertificateSource, ElectionArguments},
+};
+use crate::{
+    admission::Admission,
+    clock::Clock,
+    config::Configuration,
+    credentials::Credentials,
+    domain::pull_secret::MANAGER,
+    ensure::Ensurer,
+    leader,
+    namespaces::KubernetesNamespaces,
+    reload::ConfigurationReload,
+    retry::RetryQueue,
+    secrets::{reconciler::Reconciler, store::KubernetesPullSecrets},
+};
+
+/// So that 10,000 pull secrets take under four minutes and the API server hardly notices.
+const WRITES_PER_SECOND: usize = 50;
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+impl CertificateArguments {
+    /// Starts whatever keeps the serving certificate right.
+    pub(super) fn start(self, client: &Client, own_namespace: &str, serving: &ServingCertificate, process: &Process) {
+        let Process { lifecycle, readiness, .. } = process;
+        let Self { certificate_source, certificate_secret, service, webhook_configuration, certificate_directory } =
+            self;
+        match certificate_source {
+            CertificateSource::SelfManaged => {
+                let self_managed = SelfManaged {
+                    client: client.clone(),
+                    namespace: own_namespace.to_owned(),
+                    secret_name: certificate_secret,
+                    // The API server asks for the first; the others are for people who try by hand.
+                    dns_names: vec![
+                        format!("{service}.{own_namespace}.svc"),
+                        format!("{service}.{own_namespace}.svc.cluster.local"),
+                        format!("{service}.{own_namespace}"),
+                    ],
+                    webhook_configuration,
+                    field_manager: MANAGER.to_owned(),
+                    lifetimes: Lifetimes::default(),
+                    check_interval: CERTIFICATE_CHECK_INTERVAL,
+                };
+                lifecycle.spawn("certificates", self_managed.run(serving.clone(), lifecycle.stopping().clone()));
+            }
+            CertificateSource::Files => {
+                let files =
+                    CertificateFiles { directory: certificate_directory, poll_interval: CERTIFICATE_CHECK_INTERVAL };
+                lifecycle.spawn("certificates", files.run(serving.clone(), lifecycle.stopping().clone()));
+            }
+        }
+        let gate = readiness.gate("serving certificate");
+        let (serving, stopping) = (serving.clone(), lifecycle.stopping().clone());
+        drop(lifecycle.spawn_work(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = serving.loaded() => gate.open(),
+            }
+        }));
+    }
+}
+
+/// What the servers need of the running parts.
+pub(super) struct Parts {
+    pub(super) admission: Admission<Credentials, KubernetesPullSecrets, KubernetesNamespaces>,
+    pub(super) pull_secrets: Arc<KubernetesPullSecrets>,
+}
+
+/// Builds the use case and starts what runs behind it: watches, retries, reconciler, reload.
+pub(super) async fn start_parts(
+    client: Client,
+    configuration: Configuration,
+    configuration_file: PathBuf,
+    own_namespace: String,
+    election: ElectionArguments,
+    process: &Process,
+) -> Parts {
+    let ElectionArguments { lease, identity } = election;
+    let identity = identity.unwrap_or_else(|| format!("{MANAGER}-{:016x}", fastrand::u64(..)));
+    let Process { lifecycle, readiness, metrics } = process;
+    let stopping = lifecycle.stopping();
+    let (announce, changes) = watch::channel(0);
+    if configuration.rules.is_empty() {
+        tracing::warn!(file = %configuration_file.display(), "no registry is configured: every pod is admitted unchanged");
+    }
+    let settings = Arc::new(ArcSwap::from_pointee(configuration.settings(Some(&own_namespace))));
+    let ensure_timeout = Arc::new(ArcSwap::from_pointee(configuration.ensure_timeout));
+    let credentials = Arc::new(Credentials::read(&configuration, metrics.clone(), Clock::system()).await);
+    lifecycle.spawn("credentials", credentials.clone().follow(announce.clone(), stopping.clone()));
+
+    let namespaces = Arc::new(KubernetesNamespaces::new(client.clone()));
+    let namespaces_synced = readiness.gate("namespaces");
+    lifecycle.spawn("namespaces", namespaces.clone().follow(namespaces_synced.clone(), stopping.clone()));
+    let pull_secrets = Arc::new(KubernetesPullSecrets::new(client.clone(), settings.clone()));
+    let pull_secrets_synced = readiness.gate("pull secrets");
+    lifecycle.spawn("pull secrets", pull_secrets.clone().follow(pull_secrets_synced.clone(), stopping.clone()));
+
+    let ensurer = Arc::new(Ensurer::new(
+        credentials.clone(),
+        pull_secrets.clone(),
+        settings.clone(),
+        metrics.clone(),
+        Clock::system(),
+    ));
+    let retries = RetryQueue::new();
+    lifecycle
+        .spawn("retries", retries.clone().run(ensurer.clone(), namespaces.clone(), settings.clone(), stopping.clone()));
+    let leader = watch::Sender::new(false);
+    let election = leader::run(client, own_namespace.clone(), lease, identity, leader.clone(), stopping.clone());
+    lifecycle.spawn("election", election);
+    let reconciler = Reconciler::new(ensurer.clone(), namespaces.clone(), retries.clone(), WRITES_PER_SECOND);
+    let following = leader.subscribe();
+    let shutdown = stopping.clone();
+    lifecycle.spawn("reconciler", async move {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = async { namespaces_synced.opened().await; pull_secrets_synced.opened().await } => {}
+        }
+        reconciler.run(following, changes, shutdown).await;
+    });
+    let reload = ConfigurationReload {
+        path: configuration_file,
+        own_namespace,
+        current: configuration,
+        settings: settings.clone(),
+        ensure_timeout: ensure_timeout.clone(),
+        credentials,
+        metrics: metrics.clone(),
+        announce,
+    };
+    lifecycle.spawn("configuration", reload.run(stopping.clone()));
+
+    let admission = Admission {
+        ensurer,
+        namespaces,
+        retries,
+        settings,
+        ensure_timeout,
+        lifecycle: lifecycle.clone(),
+        metrics: metrics.clone(),
+    };
+    Parts { admission, pull_secrets }
+}

@@ -1,0 +1,66 @@
+//! Which replica leads: the one that holds a Lease of our namespace.
+//!
+//! Leading only decides who writes in the background. Two leaders for a moment, or none, do no harm: every write names the
+//! version that it replaces, and pods are served by every replica.
+
+use std::time::Duration;
+
+use kube::Client;
+use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long the lead is kept without a sign of life.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// How long before its end the lead is renewed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Stands for election until `shutdown`, and tells `leader` the outcome.
+pub async fn run(
+    client: Client,
+    namespace: String,
+    lease: String,
+    identity: String,
+    leader: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
+    while !shutdown.is_cancelled() {
+        if let Err(error) = stand(&client, &namespace, &lease, &identity, &leader, &shutdown).await {
+            tracing::warn!(%error, lease, "the election is tried again");
+        }
+        leader.send_replace(false);
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+    }
+}
+
+/// Follows one lease manager until it fails or `shutdown`.
+async fn stand(
+    client: &Client,
+    namespace: &str,
+    lease: &str,
+    identity: &str,
+    leader: &watch::Sender<bool>,
+    shutdown: &CancellationToken,
+) -> Result<(), LeaseManagerError> {
+    let manager = LeaseManagerBuilder::new(client.clone(), lease)
+        .with_namespace(namespace)
+        .with_identity(identity)
+        .with_duration(LEASE_DURATION.as_secs())
+        .with_grace(GRACE.as_secs())
+        .build()
+        .await?;
+    loop {
+        let leads = tokio::select! {
+            () = shutdown.cancelled() => {
+                // The next leader then need not wait for the lease to run out.
+                return manager.release().await;
+            }
+            leads = manager.changed() => leads?,
+        };
+        tracing::info!(leads, lease, "the lead has changed");
+        leader.send_replace(leads);
+    }
+}
