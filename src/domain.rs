@@ -8,3 +8,5 @@ pub mod patch;
 pub mod pull_secret;
 pub mod registry;
 pub mod review;
+pub mod stuck_pod;
+pub mod upkeep;

@@ -21,6 +21,11 @@ pub struct Metrics {
     serving_certificate_expiry: Gauge<f64, AtomicU64>,
     configuration_reloads: Family<Outcome, Counter>,
     credentials_readable: Family<RegistryLabel, Gauge<i64, AtomicI64>>,
+    credential_refreshes: Family<Refresh, Counter>,
+    credential_expiry: Family<RegistryLabel, Gauge<f64, AtomicU64>>,
+    stuck_pods: Gauge<i64, AtomicI64>,
+    evictions: Family<Outcome, Counter>,
+    events: Family<Outcome, Counter>,
 }
 
 impl Metrics {
@@ -67,6 +72,28 @@ impl Metrics {
             "1 when the files of a registry's credential could be read, else 0",
             credentials_readable.clone(),
         );
+        let credential_refreshes = Family::default();
+        registry.register(
+            "credential_refreshes",
+            "Attempts to get a registry token from Azure, by registry rule and outcome",
+            credential_refreshes.clone(),
+        );
+        let credential_expiry = Family::default();
+        registry.register(
+            "registry_credential_expiry_timestamp_seconds",
+            "When the first registry token of a registry rule expires, in seconds since 1970",
+            credential_expiry.clone(),
+        );
+        let stuck_pods = Gauge::default();
+        registry.register(
+            "stuck_pods",
+            "Pods that wait for an image and were created without the pull secret; 0 where another replica leads",
+            stuck_pods.clone(),
+        );
+        let evictions = Family::default();
+        registry.register("evictions", "Stuck pods that were evicted or should have been, by outcome", evictions.clone());
+        let events = Family::default();
+        registry.register("events", "Kubernetes Events, by whether they were recorded", events.clone());
         registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             registry,
@@ -77,6 +104,11 @@ impl Metrics {
             serving_certificate_expiry,
             configuration_reloads,
             credentials_readable,
+            credential_refreshes,
+            credential_expiry,
+            stuck_pods,
+            evictions,
+            events,
         }
     }
 
@@ -103,9 +135,42 @@ impl Metrics {
         self.credentials_readable.get_or_create(&label).set(i64::from(readable));
     }
 
+    /// Counts one attempt to get a registry token.
+    pub fn credential_refreshed(&self, registry: &str, outcome: &'static str) {
+        self.credential_refreshes.get_or_create(&Refresh { registry: registry.to_owned(), outcome }).inc();
+    }
+
+    /// States when the first token of a registry expires; `None`: it has none.
+    pub fn credential_expiry(&self, registry: &str, expires_at: Option<jiff::Timestamp>) {
+        let label = RegistryLabel { registry: registry.to_owned() };
+        let Some(expires_at) = expires_at else {
+            self.credential_expiry.remove(&label);
+            return;
+        };
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit an f64 exactly")]
+        self.credential_expiry.get_or_create(&label).set(expires_at.as_second() as f64);
+    }
+
+    /// States how many pods are stuck without the pull secret.
+    pub fn stuck_pods(&self, count: usize) {
+        self.stuck_pods.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts one attempt to evict a stuck pod.
+    pub fn eviction(&self, outcome: &'static str) {
+        self.evictions.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts one Kubernetes Event.
+    pub fn event(&self, outcome: &'static str) {
+        self.events.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Forgets a registry that left the configuration.
     pub fn registry_removed(&self, registry: &str) {
-        self.credentials_readable.remove(&RegistryLabel { registry: registry.to_owned() });
+        let label = RegistryLabel { registry: registry.to_owned() };
+        self.credentials_readable.remove(&label);
+        self.credential_expiry.remove(&label);
     }
 
     /// The text that Prometheus scrapes. The two gauges whose truth lies elsewhere are given by the caller.
@@ -147,6 +212,12 @@ struct RegistryLabel {
     registry: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Refresh {
+    registry: String,
+    outcome: &'static str,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,8 +228,14 @@ mod tests {
         metrics.admission_reviewed("injected", Duration::from_micros(80));
         metrics.pull_secret_written("admission", "written");
         metrics.credential_readable("contoso", false);
+        metrics.stuck_pods(4);
+        metrics.eviction("held");
+        metrics.event("dropped");
         let text = metrics.encode(3, None);
         for line in [
+            "acr_pull_injector_stuck_pods 4",
+            "acr_pull_injector_evictions_total{outcome=\"held\"} 1",
+            "acr_pull_injector_events_total{outcome=\"dropped\"} 1",
             "acr_pull_injector_admission_reviews_total{outcome=\"injected\"} 1",
             "acr_pull_injector_admission_duration_seconds_bucket{le=\"0.0001\"} 1",
             "acr_pull_injector_admission_duration_seconds_bucket{le=\"0.00005\"} 0",

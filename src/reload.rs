@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Configuration,
-    credentials::files::{FileCredentials, POLL_INTERVAL},
+    credentials::{Credentials, POLL_INTERVAL},
     domain::decision::Settings,
     metrics::Metrics,
 };
@@ -27,7 +27,7 @@ pub struct ConfigurationReload {
     /// Receives how long a pod may wait.
     pub ensure_timeout: Arc<ArcSwap<Duration>>,
     /// Receives where credentials stand.
-    pub credentials: Arc<FileCredentials>,
+    pub credentials: Arc<Credentials>,
     /// Counts reloads.
     pub metrics: Arc<Metrics>,
     /// Announces that pull secrets may have to be rewritten.
@@ -74,7 +74,7 @@ impl ConfigurationReload {
     }
 
     async fn take_over(&mut self, configuration: Configuration) {
-        self.credentials.configure(configuration.credentials.clone()).await;
+        self.credentials.configure(&configuration).await;
         self.settings.store(Arc::new(configuration.settings(Some(&self.own_namespace))));
         self.ensure_timeout.store(Arc::new(configuration.ensure_timeout));
         self.current = configuration;

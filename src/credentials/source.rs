@@ -1,0 +1,246 @@
+//! The credentials of all registry rules, whatever each is made from.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    exchange::RegistryHost,
+    http::AzureHttp,
+    identity::Identity,
+    material::{Material, MaterialError},
+    token_cache::{TokenCache, Wanted},
+};
+use crate::{
+    admission::{CredentialError, CredentialSource},
+    clock::Clock,
+    config::{AzureConfiguration, Configuration, CredentialConfiguration},
+    domain::{
+        image::LoginServer,
+        pull_secret::{CredentialSourceHash, RegistryCredential},
+        registry::{HostPattern, RegistryName, RegistryRules},
+    },
+    metrics::Metrics,
+};
+
+/// How long a changed file goes unnoticed at most, and how late a renewal may begin.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The credentials of all registry rules. Files are read by polling; tokens come from the cache.
+///
+/// Files are polled and their bytes compared. The kubelet swaps a symbolic link when a Secret changes, and a watch on the
+/// file misses that from the second time on.
+#[derive(Debug)]
+pub struct Credentials {
+    configured: ArcSwap<Configured>,
+    known: ArcSwap<BTreeMap<RegistryName, Result<Material, MaterialError>>>,
+    cache: TokenCache,
+    metrics: Arc<Metrics>,
+    /// Readings of files follow each other, so that a slow one cannot undo a later one.
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// The parts of the configuration that credentials depend on.
+#[derive(Debug)]
+struct Configured {
+    credentials: BTreeMap<RegistryName, CredentialConfiguration>,
+    rules: RegistryRules,
+    azure: AzureConfiguration,
+    http: Arc<AzureHttp>,
+}
+
+impl Credentials {
+    /// Reads all files once. One that is missing is reported and looked for again, never fatal. Azure is not asked yet.
+    pub async fn read(configuration: &Configuration, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        let configured = Configured::new(configuration, None);
+        let cache = TokenCache::new(configured.http.clone(), clock, metrics.clone());
+        let credentials = Self {
+            configured: ArcSwap::from_pointee(configured),
+            known: ArcSwap::default(),
+            cache,
+            metrics,
+            reading: tokio::sync::Mutex::default(),
+        };
+        credentials.reread().await;
+        credentials
+    }
+
+    /// Takes over a changed configuration; its files are read at once.
+    pub async fn configure(&self, configuration: &Configuration) {
+        let before = self.configured.load_full();
+        for removed in before.credentials.keys().filter(|name| !configuration.credentials.contains_key(*name)) {
+            self.metrics.registry_removed(removed.as_str());
+        }
+        self.configured.store(Arc::new(Configured::new(configuration, Some(&before))));
+        self.reread().await;
+    }
+
+    /// Polls the files and renews tokens until `shutdown`, and raises the number in `announce` when pull secrets may have
+    /// to be rewritten: a credential has changed, or a login server has a token that had none.
+    pub async fn follow(self: Arc<Self>, announce: watch::Sender<u64>, shutdown: CancellationToken) {
+        let poll = async {
+            loop {
+                tokio::time::sleep(POLL_INTERVAL).await;
+                if self.reread().await {
+                    announce.send_modify(|number| *number += 1);
+                }
+            }
+        };
+        let renew = async {
+            loop {
+                if self.renew_due().await {
+                    announce.send_modify(|number| *number += 1);
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = async { tokio::join!(poll, renew); } => {}
+        }
+    }
+
+    /// Renews the tokens that are due. Tells whether a login server has a token now that had none.
+    pub async fn renew_due(&self) -> bool {
+        self.cache.renew_due().await
+    }
+
+    /// Reads all files again. Tells whether a usable credential differs from before.
+    pub async fn reread(&self) -> bool {
+        let _reading = self.reading.lock().await;
+        let configured = self.configured.load_full();
+        let before = self.known.load_full();
+        let mut now = BTreeMap::new();
+        let mut changed = false;
+        for (registry, credential) in &configured.credentials {
+            let read = Material::read(credential, &configured.azure).await;
+            self.metrics.credential_readable(registry.as_str(), read.is_ok());
+            let (result, differs) = self.compare(registry, read, before.get(registry));
+            changed |= differs;
+            now.insert(registry.clone(), result);
+        }
+        self.warm(&configured, &now);
+        self.known.store(Arc::new(now));
+        changed
+    }
+
+    /// What to go on with, and whether it is another credential than before.
+    fn compare(
+        &self,
+        registry: &RegistryName,
+        read: Result<Material, MaterialError>,
+        known: Option<&Result<Material, MaterialError>>,
+    ) -> (Result<Material, MaterialError>, bool) {
+        match (read, known) {
+            (Ok(material), Some(Ok(known))) if material == *known => (Ok(material), false),
+            (Ok(material), Some(Ok(known))) if material.source() == known.source() => {
+                // The same identity with a fresh federated token, which may be what a refused sign-in was waiting for.
+                self.cache.retry_now(&material.source());
+                (Ok(material), false)
+            }
+            (Ok(material), _) => {
+                tracing::info!(%registry, "credential read");
+                (Ok(material), true)
+            }
+            // What worked keeps working while a file is away or half written.
+            (Err(error), Some(Ok(known))) => {
+                tracing::warn!(%registry, %error, "the credential read before stays in use");
+                (Ok(known.clone()), false)
+            }
+            (Err(error), Some(Err(known))) if error == *known => (Err(error), false),
+            (Err(error), _) => {
+                tracing::warn!(
+                    %registry,
+                    %error,
+                    "pods of this registry are admitted, their pull secret waits for the credential"
+                );
+                (Err(error), false)
+            }
+        }
+    }
+
+    /// Has the cache keep a token for every exact host of a rule that delivers tokens.
+    fn warm(&self, configured: &Configured, known: &BTreeMap<RegistryName, Result<Material, MaterialError>>) {
+        let identities: BTreeMap<RegistryName, Arc<Identity>> = known
+            .iter()
+            .filter_map(|(registry, material)| match material {
+                Ok(Material::Identity { identity, .. }) => Some((registry.clone(), identity.clone())),
+                _ => None,
+            })
+            .collect();
+        let mut wanted = Vec::new();
+        for rule in &configured.rules {
+            let Some(identity) = identities.get(&rule.name) else { continue };
+            for host in exact_hosts(&rule.hosts, &configured.rules) {
+                let host = RegistryHost::from(&host);
+                wanted.push(Wanted { registry: rule.name.clone(), identity: identity.clone(), host });
+            }
+        }
+        self.cache.configure(configured.http.clone(), &identities, &wanted);
+    }
+}
+
+impl CredentialSource for Credentials {
+    async fn credential(
+        &self,
+        registry: &RegistryName,
+        login_server: &LoginServer,
+    ) -> Result<RegistryCredential, CredentialError> {
+        let failed = |reason: String| CredentialError { registry: registry.clone(), reason };
+        let configured = self.configured.load_full();
+        // Whoever asks has looked at the rules; a credential must not depend on that.
+        let rule = configured.rules.iter().find(|rule| rule.name == *registry);
+        if !rule.is_some_and(|rule| rule.covers(login_server)) {
+            return Err(failed(format!("it does not cover {login_server} any more")));
+        }
+        let material = match self.known.load().get(registry) {
+            Some(Ok(material)) => material.clone(),
+            Some(Err(error)) => return Err(failed(error.to_string())),
+            None => return Err(failed("it is not configured any more".to_owned())),
+        };
+        match material {
+            Material::Stored(credential) => Ok(credential),
+            Material::Identity { identity, .. } => {
+                let host = RegistryHost::from(login_server);
+                // Boxed, so that callers need not prove anew that all that is in here may move between threads.
+                let credential: BoxFuture<'_, _> = Box::pin(self.cache.credential(registry, &identity, &host));
+                credential.await.map_err(|error| failed(error.to_string()))
+            }
+        }
+    }
+
+    fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash> {
+        let known = self.known.load();
+        known.get(registry).and_then(|known| known.as_ref().ok()).map(Material::source)
+    }
+}
+
+impl Configured {
+    fn new(configuration: &Configuration, before: Option<&Self>) -> Self {
+        let http = match before {
+            Some(before) if before.azure.ca_file == configuration.azure.ca_file => before.http.clone(),
+            _ => Arc::new(AzureHttp::new(configuration.azure.ca_file.clone())),
+        };
+        Self {
+            credentials: configuration.credentials.clone(),
+            rules: configuration.rules.clone(),
+            azure: configuration.azure.clone(),
+            http,
+        }
+    }
+}
+
+/// The hosts that a rule names in full. One without a port covers every port and stands for the usual one.
+pub fn exact_hosts(patterns: &[HostPattern], rules: &RegistryRules) -> Vec<LoginServer> {
+    patterns
+        .iter()
+        .filter(|pattern| matches!(pattern, HostPattern::Exact { .. }))
+        .filter_map(|pattern| rules.login_servers().parse(&pattern.to_string()).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
