@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-#
 # One platform:   docker build --tag acr-pull-injector .
 # Both:           docker buildx build --platform linux/amd64,linux/arm64 --tag ... --push .
 # Each platform is compiled natively inside its own base image: on a builder of that architecture, else under emulation.
@@ -11,17 +9,17 @@ WORKDIR /build
 # The manifests, with an empty program in place of every source file. What comes out is the same until a manifest changes
 # or a target is added, and then so is the layer with the dependencies below.
 FROM toolchain AS manifests
-COPY . .
+COPY . /build
 RUN echo 'fn main() {}' > /tmp/empty.rs \
     && find . -regextype posix-extended -type f ! -name Cargo.toml ! -name Cargo.lock \
-      ! -regex '(.*/src/(lib|main)|[.]/(tests|benches|examples)/([^/]+|[^/]+/main))[.]rs' -delete \
+      ! -regex '.*/(src/(lib|main)|(tests|benches|examples)/([^/]+|[^/]+/main))[.]rs' -delete \
     && find . -type f -name '*.rs' -exec cp /tmp/empty.rs {} ';' \
     && find . -type d -empty -delete
 
 FROM toolchain AS build
-COPY --from=manifests /build .
+COPY --from=manifests /build /build
 RUN cargo build --release --locked --bin acr-pull-injector
-COPY . .
+COPY . /build
 # Cargo goes by modification times, and those of a checkout may be older than the empty programs.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --bin acr-pull-injector

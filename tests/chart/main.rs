@@ -112,7 +112,7 @@ fn rights_are_these_and_no_more() {
     });
     let certificate = json!({
         "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["acr-pull-injector-serving-certificate"],
-        "verbs": ["get", "list", "watch", "create", "patch", "update"],
+        "verbs": ["get", "create", "patch"],
     });
 
     let objects = render(&["--set", "pullSecretName=pulls,webhook.configurationName=zz"]);

@@ -1,47 +1,58 @@
 {{/*
-The registry entries of the configuration file, each with the Secret to mount for it.
-Both forms of the values (servicePrincipal, registries) come out the same: {"registries": [{"entry": ..., "secretName": ...}]}.
+The registry entries of the configuration file, each with what to mount for it.
+Both forms of the values (servicePrincipal, registries) come out the same:
+{"registries": [{"entry": ..., "secretName": ..., "volume": the volume's source, or empty}]}.
 */}}
 {{- define "acr-pull-injector.registries" -}}
-{{- $registries := list -}}
+{{- $given := .Values.registries -}}
 {{- $short := .Values.servicePrincipal -}}
 {{- if or $short.existingSecret $short.clientId -}}
-{{- $directory := "/etc/acr-pull-injector/credentials/default" -}}
-{{- $servicePrincipal := dict
-    "clientIdFile" (printf "%s/clientId" $directory)
-    "clientSecretFile" (printf "%s/clientSecret" $directory)
+{{- $principal := dict
+    "existingSecret" (default (include "acr-pull-injector.credentialSecretName" .) $short.existingSecret)
+    "certificate" $short.certificate
+    "certificatePassword" $short.certificatePassword
     "delivery" $short.delivery -}}
-{{- $entry := dict "name" "default" "hosts" $short.hosts "credential" (dict "servicePrincipal" $servicePrincipal) -}}
-{{- $secretName := default (include "acr-pull-injector.credentialSecretName" .) $short.existingSecret -}}
-{{- $registries = append $registries (dict "entry" $entry "secretName" $secretName) -}}
+{{- with $short.tenantId -}}
+{{- $_ := set $principal "tenantId" . -}}
 {{- end -}}
-{{- range $registry := .Values.registries -}}
+{{- $given = list (dict "name" "default" "hosts" $short.hosts "credential" (dict "servicePrincipal" $principal)) -}}
+{{- end -}}
+{{- $registries := list -}}
+{{- range $registry := $given -}}
 {{- $directory := printf "/etc/acr-pull-injector/credentials/%s" $registry.name -}}
-{{- $entry := omit $registry "credential" -}}
-{{- $secretName := "" -}}
-{{- with $registry.credential.servicePrincipal -}}
-{{- $servicePrincipal := omit . "existingSecret" -}}
-{{- if .existingSecret -}}
-{{- $secretName = .existingSecret -}}
-{{- if not .clientId -}}
-{{- $_ := set $servicePrincipal "clientIdFile" (printf "%s/clientId" $directory) -}}
+{{- $kind := keys $registry.credential | first -}}
+{{- $stated := get $registry.credential $kind -}}
+{{- $credential := omit $stated "existingSecret" "certificate" "certificatePassword" "audience" -}}
+{{- $volume := dict -}}
+{{- $keys := list -}}
+{{- if $stated.existingSecret -}}
+{{- /* The Secret may be missing: the webhook runs without it, says so, and reads it when it comes. 288 is 0440: the container's group (fsGroup) reads. */ -}}
+{{- $volume = dict "secret" (dict "secretName" $stated.existingSecret "optional" true "defaultMode" 288) -}}
+{{- if eq $kind "static" -}}
+{{- $keys = list "username" "password" -}}
+{{- else -}}
+{{- $keys = list "clientId" (ternary "clientCertificate" "clientSecret" (default false $stated.certificate)) -}}
+{{- if $stated.certificatePassword -}}
+{{- $keys = append $keys "clientCertificatePassword" -}}
 {{- end -}}
-{{- $_ := set $servicePrincipal "clientSecretFile" (printf "%s/clientSecret" $directory) -}}
+{{- if eq (default "password" $stated.delivery) "token" -}}
+{{- $keys = append $keys "tenantId" -}}
 {{- end -}}
-{{- $_ := set $entry "credential" (dict "servicePrincipal" $servicePrincipal) -}}
 {{- end -}}
-{{- with $registry.credential.static -}}
-{{- $static := omit . "existingSecret" -}}
-{{- if .existingSecret -}}
-{{- $secretName = .existingSecret -}}
-{{- if not .username -}}
-{{- $_ := set $static "usernameFile" (printf "%s/username" $directory) -}}
+{{- else if and (eq $kind "workloadIdentity") (not $stated.tokenFile) -}}
+{{- $audience := default "api://AzureADTokenExchange" $stated.audience -}}
+{{- $token := dict "audience" $audience "expirationSeconds" 3600 "path" "token" -}}
+{{- $volume = dict "projected" (dict "sources" (list (dict "serviceAccountToken" $token)) "defaultMode" 288) -}}
+{{- $keys = list "token" -}}
 {{- end -}}
-{{- $_ := set $static "passwordFile" (printf "%s/password" $directory) -}}
+{{- range $keys -}}
+{{- if not (get $stated .) -}}
+{{- $_ := set $credential (printf "%sFile" .) (printf "%s/%s" $directory .) -}}
 {{- end -}}
-{{- $_ := set $entry "credential" (dict "static" $static) -}}
 {{- end -}}
-{{- $registries = append $registries (dict "entry" $entry "secretName" $secretName) -}}
+{{- $entry := merge (dict "credential" (dict $kind $credential)) (omit $registry "credential") -}}
+{{- $secretName := default "" $stated.existingSecret -}}
+{{- $registries = append $registries (dict "entry" $entry "secretName" $secretName "volume" $volume) -}}
 {{- end -}}
 {{- dict "registries" $registries | toJson -}}
 {{- end -}}
@@ -59,12 +70,22 @@ Both forms of the values (servicePrincipal, registries) come out the same: {"reg
 {{- $entries = append $entries .entry -}}
 {{- end -}}
 {{- $excluded := (include "acr-pull-injector.excludedNamespaces" . | fromJson).namespaces -}}
-{{- dict
+{{- $azure := pick .Values.azure "authorityHost" "scope" "extraSuffixes" -}}
+{{- if or .Values.azure.caBundle.configMapName .Values.azure.caBundle.secretName -}}
+{{- $_ := set $azure "caFile" (printf "/etc/acr-pull-injector/ca/%s" .Values.azure.caBundle.key) -}}
+{{- end -}}
+{{- $configuration := dict
     "pullSecretName" .Values.pullSecretName
     "registries" $entries
-    "azure" (dict "extraSuffixes" .Values.azure.extraSuffixes)
-    "admission" (dict "ensureTimeout" .Values.webhook.ensureTimeout "excludedNamespaces" $excluded)
-  | toYaml -}}
+    "azure" $azure
+    "admission" (dict "ensureTimeout" .Values.webhook.ensureTimeout "excludedNamespaces" $excluded) -}}
+{{- if .Values.heal.evictStuckPods -}}
+{{- $_ := set $configuration "heal" (dict "evictStuckPods" true) -}}
+{{- end -}}
+{{- if ne (int .Values.reconcile.writesPerSecond) 50 -}}
+{{- $_ := set $configuration "reconcile" (dict "writesPerSecond" (int .Values.reconcile.writesPerSecond)) -}}
+{{- end -}}
+{{- toYaml $configuration -}}
 {{- end -}}
 
 {{/*
@@ -82,4 +103,19 @@ dots (values.schema.json), so only its dots need care.
 {{/* Image references whose registry is an Azure Container Registry, as a regular expression inside a CEL string. */}}
 {{- define "acr-pull-injector.imagePattern" -}}
 (?i)^[^/]+[.]{{ include "acr-pull-injector.suffixPattern" . }}(:[0-9]+)?/
+{{- end -}}
+
+{{/*
+Image references at the login servers that some registry entry is for, as a regular expression inside a CEL string. An entry
+without a port covers every port, as in the webhook itself.
+*/}}
+{{- define "acr-pull-injector.grantedImagePattern" -}}
+{{- $hosts := list -}}
+{{- range (include "acr-pull-injector.registries" . | fromJson).registries -}}
+{{- range default (list "*.azurecr.io") .entry.hosts -}}
+{{- $host := . | lower | replace "." "[.]" | replace "*[.]" "[^/]+[.]" -}}
+{{- $hosts = append $hosts (ternary $host (printf "%s(:[0-9]+)?" $host) (contains ":" $host)) -}}
+{{- end -}}
+{{- end -}}
+(?i)^({{ $hosts | uniq | sortAlpha | join "|" }})/
 {{- end -}}
