@@ -32,7 +32,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Shows what the webhook does, on a Kubernetes control plane of its own.
 #[derive(Debug, Parser)]
-#[command(after_help = "The first run builds kube-apiserver, etcd and helm with Go, which takes some minutes; later runs start in seconds.")]
+#[command(
+    after_help = "The first run builds kube-apiserver, etcd and helm with Go, which takes some minutes; later runs start in seconds."
+)]
 struct Demo {
     /// End at once instead of staying up to be played with
     #[arg(long)]
