@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use super::{
@@ -25,6 +26,24 @@ pub struct Settings {
     pub excluded_namespaces: BTreeSet<String>,
     /// Which credential a login server and a namespace may use.
     pub rules: RegistryRules,
+    /// How long and how much.
+    pub limits: Limits,
+}
+
+/// Bounds on what is done for a pod and in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a pod waits for its pull secret at most. Default 2 s.
+    pub ensure_timeout: Duration,
+    /// How many pull secrets are written a second in the background at most. Default 50: 10,000 then take under four
+    /// minutes, and the API server hardly notices.
+    pub writes_per_second: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ensure_timeout: Duration::from_secs(2), writes_per_second: 50 }
+    }
 }
 
 impl Settings {

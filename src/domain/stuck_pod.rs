@@ -84,8 +84,8 @@ impl ListedPod {
     /// The login servers of the images that the kubelet could not pull. A container waits for its own image and for those
     /// of the image volumes that it mounts.
     fn login_servers_waited_for(&self, settings: &Settings) -> BTreeSet<LoginServer> {
-        let Status { init_container_statuses, container_statuses, ephemeral_container_statuses } = &self.status;
-        let statuses = init_container_statuses.iter().chain(container_statuses).chain(ephemeral_container_statuses);
+        let Status { init_containers, containers, ephemeral_containers } = &self.status;
+        let statuses = init_containers.iter().chain(containers).chain(ephemeral_containers);
         let waiting: BTreeSet<&str> =
             statuses.filter(|status| status.waits_for_image()).map(|status| status.name.as_str()).collect();
         let Spec { init_containers, containers, ephemeral_containers, volumes, .. } = &self.spec;
@@ -170,11 +170,14 @@ struct ImageVolume {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default)]
 struct Status {
-    init_container_statuses: Vec<ContainerStatus>,
-    container_statuses: Vec<ContainerStatus>,
-    ephemeral_container_statuses: Vec<ContainerStatus>,
+    #[serde(rename = "initContainerStatuses")]
+    init_containers: Vec<ContainerStatus>,
+    #[serde(rename = "containerStatuses")]
+    containers: Vec<ContainerStatus>,
+    #[serde(rename = "ephemeralContainerStatuses")]
+    ephemeral_containers: Vec<ContainerStatus>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

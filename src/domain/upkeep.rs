@@ -86,6 +86,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{
+        decision::Limits,
         image::LoginServerRule,
         pull_secret::Lifetime,
         registry::{HostPattern, NamespaceSelector, RegistryRule, RegistryRules},
@@ -107,6 +108,7 @@ mod tests {
             pull_secret_name: "acr-pull-secret".parse().unwrap(),
             excluded_namespaces: BTreeSet::from(["ours".to_owned()]),
             rules: RegistryRules::new(login_servers, rules).unwrap(),
+            limits: Limits::default(),
         }
     }
 

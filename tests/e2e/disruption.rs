@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration,
-    core::v1::Secret,
-};
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -28,7 +25,9 @@ use crate::{
 
 /// The API server's own count of calls that went to the webhook.
 async fn calls(world: &World) -> Result<f64, Error> {
-    world.api_server_counter(&["apiserver_admission_webhook_admission_duration_seconds_count", "acr-pull-injector"]).await
+    world
+        .api_server_counter(&["apiserver_admission_webhook_admission_duration_seconds_count", "acr-pull-injector"])
+        .await
 }
 
 pub async fn a_pod_without_such_an_image_costs_no_call(world: Arc<World>) -> Result<(), Error> {
@@ -181,6 +180,50 @@ pub async fn pods_are_admitted_while_the_webhook_is_dead(world: Arc<World>) -> R
     expect_equal("imagePullSecrets", references(&created.pod), vec![])?;
     let created = world.create(&namespace, &pod("served", &["contoso.azurecr.io/app:v1"])).await?;
     expect_equal("imagePullSecrets after the restart", references(&created.pod), vec![PULL_SECRET.to_owned()])
+}
+
+/// With the policy the reference comes from the API server itself, and the pull secret once a webhook is back and a kubelet
+/// has complained.
+pub async fn the_fallback_policy_serves_while_the_webhook_is_dead(world: Arc<World>) -> Result<(), Error> {
+    let settings = settings();
+    let upgrade = |enabled| {
+        let mut arguments = vec!["upgrade", RELEASE, CHART, "-n", RELEASE];
+        arguments.extend(&settings);
+        arguments.extend(["--set", enabled]);
+        helm(&world.control_plane, &arguments).map(drop)
+    };
+    upgrade("fallbackPolicy.enabled=true")?;
+    while let Some(replica) = world.installation.take_oldest() {
+        replica.pod.kill();
+        world.installation.forwarder().remove_backend(replica.webhook);
+    }
+    let namespace = world.namespace(&[]).await?;
+    let outcome: Result<_, Error> = async {
+        // A policy becomes active a second or three after it was created.
+        let created = eventually("the policy to inject the reference", || async {
+            let created = world.create(&namespace, &pod("app", &["contoso.azurecr.io/app:v1"])).await?;
+            if references(&created.pod).is_empty() {
+                world.delete_pod(&namespace, "app").await?;
+                return Ok(None);
+            }
+            Ok(Some(created))
+        })
+        .await?;
+        expect_equal("imagePullSecrets", references(&created.pod), vec![PULL_SECRET.to_owned()])?;
+        expect(world.pull_secret(&namespace).await?.is_none(), "who made the pull secret?")?;
+        let plain = world.create(&namespace, &pod("plain", &["nginx"])).await?;
+        expect_equal("imagePullSecrets of another pod", references(&plain.pod), vec![])?;
+        Ok(created.pod)
+    }
+    .await;
+    for _ in 0..2 {
+        world.installation.start_replica(&world.control_plane).await?;
+    }
+    upgrade("fallbackPolicy.enabled=false")?;
+    let uid = outcome?.metadata.uid.ok_or("the pod has no uid")?;
+    crate::healing::complain(&world, &namespace, &uid, PULL_SECRET).await?;
+    eventually("the pull secret", || async { world.pull_secret(&namespace).await }).await?;
+    Ok(())
 }
 
 /// A second signal ends a replica at once, whatever the drain.

@@ -91,7 +91,8 @@ pub async fn two_registries_with_their_own_credentials(world: Arc<World>) -> Res
     let namespace = world.namespace(&[]).await?;
     let images = ["contoso.azurecr.io/app:v1", "fabrikam.azurecr.io/app:v1", "other.azurecr.io/app:v1"];
     world.create(&namespace, &pod("two", &images)).await?;
-    let entry = |host: &str, username: &str, password: &str| (host.to_owned(), (username.to_owned(), password.to_owned()));
+    let entry =
+        |host: &str, username: &str, password: &str| (host.to_owned(), (username.to_owned(), password.to_owned()));
     let expected = [
         entry("contoso.azurecr.io", "contoso-app", "contoso-password"),
         entry("fabrikam.azurecr.io", "fabrikam-token", "fabrikam-password"),
@@ -144,7 +145,11 @@ pub async fn an_existing_list_keeps_its_order(world: Arc<World>) -> Result<(), E
     let mut pod = pod("list", &["contoso.azurecr.io/app:v1"]);
     pod["spec"]["imagePullSecrets"] = json!([{"name": "zebra"}, {"name": "ant"}]);
     let created = world.create(&namespace, &pod).await?;
-    expect_equal("imagePullSecrets", references(&created.pod), ["zebra", "ant", PULL_SECRET].map(str::to_owned).into())?;
+    expect_equal(
+        "imagePullSecrets",
+        references(&created.pod),
+        ["zebra", "ant", PULL_SECRET].map(str::to_owned).into(),
+    )?;
     expect_equal("warnings", created.warnings, vec![])
 }
 
@@ -243,7 +248,12 @@ pub async fn a_terminating_namespace_is_not_tried_again(world: Arc<World>) -> Re
     let answer: serde_json::Value = serde_json::from_slice(&answer)?;
     expect_equal("allowed", answer["response"]["allowed"].as_bool(), Some(true))?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let attempts = world.installation.logs().lines().filter(|line| line.contains(&namespace) && line.contains("could not")).count();
+    let attempts = world
+        .installation
+        .logs()
+        .lines()
+        .filter(|line| line.contains(&namespace) && line.contains("could not"))
+        .count();
     expect(attempts <= 1, format!("{attempts} attempts"))?;
     maps.patch("keeper", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await?;
     Ok(())

@@ -78,6 +78,18 @@ impl Installation {
         (!replicas.is_empty()).then(|| replicas.remove(0))
     }
 
+    /// Takes the replica of this pod name out of the installation; the forwarder still sends it requests.
+    pub fn take(&self, name: &str) -> Option<Replica> {
+        let mut replicas = self.replicas();
+        let index = replicas.iter().position(|replica| replica.pod.name() == name)?;
+        Some(replicas.remove(index))
+    }
+
+    /// Where the replicas show health and metrics.
+    pub fn admins(&self) -> Vec<SocketAddr> {
+        self.replicas().iter().map(|replica| SocketAddr::new(replica.webhook.ip(), 8080)).collect()
+    }
+
     /// Plays kube-proxy and the endpoint controller.
     pub fn forwarder(&self) -> &ServiceForwarder {
         &self.forwarder

@@ -13,9 +13,12 @@
 
 mod disruption;
 mod endpoint;
+mod healing;
 mod injection;
 mod installation;
+mod life;
 mod permissions;
+mod upkeep;
 mod world;
 
 use std::{future::Future, path::Path, process::ExitCode, sync::Arc};
@@ -45,6 +48,8 @@ pub fn settings() -> Vec<&'static str> {
         "registries[3].namespaces.matchLabels.team=restricted",
         "registries[3].credential.servicePrincipal.existingSecret=contoso",
         "drainSeconds=5",
+        // Without it a reference can only come from the webhook; one case turns it on.
+        "fallbackPolicy.enabled=false",
     ])
 }
 
@@ -82,6 +87,19 @@ fn side_by_side() -> Vec<(&'static str, Case)> {
         endpoint::malformed_reviews_get_400_and_a_reason,
         endpoint::other_objects_are_allowed_untouched,
         endpoint::large_reviews_are_answered,
+        upkeep::an_edited_pull_secret_is_mended_in_place,
+        upkeep::a_deleted_pull_secret_comes_back,
+        upkeep::a_pull_secret_that_was_taken_over_is_left_alone,
+        upkeep::opting_out_removes_the_pull_secret_and_opting_in_brings_it_back,
+        upkeep::a_withdrawn_rule_takes_its_credential_back,
+        life::tokens_are_renewed_over_a_day,
+        life::a_restart_writes_nothing,
+        life::pull_secrets_outlive_an_hour_without_azure,
+        life::a_rotated_secret_is_taken_over,
+        life::a_wrong_secret_does_not_take_a_good_token_away,
+        healing::a_complaint_of_a_kubelet_has_the_pull_secret_made,
+        healing::a_stuck_pod_is_told_so,
+        healing::a_budget_protects_pods_that_run,
         permissions::no_other_secret_can_be_read,
         permissions::nothing_but_a_pull_secret_can_be_written,
         permissions::a_foreign_secret_can_be_neither_written_nor_deleted,
@@ -93,11 +111,16 @@ fn alone() -> Vec<(&'static str, Case)> {
     cases![
         disruption::a_pod_without_such_an_image_costs_no_call,
         disruption::a_changed_password_reaches_every_pull_secret,
+        upkeep::an_immutable_pull_secret_is_made_anew,
+        upkeep::a_changed_configuration_takes_effect_and_a_bad_one_does_not,
+        upkeep::a_rewrite_survives_the_death_of_its_leader,
         disruption::two_replicas_adding_registries_at_once_lose_none,
         disruption::a_rolling_restart_under_load_fails_no_call,
         disruption::pods_are_admitted_while_the_webhook_is_dead,
         disruption::a_second_signal_ends_a_replica_at_once,
         disruption::a_removed_ca_bundle_comes_back,
+        healing::stuck_pods_come_back_with_the_pull_secret,
+        healing::the_first_round_evicts_nothing,
         disruption::an_upgrade_keeps_the_ca_bundle,
     ]
 }
@@ -106,6 +129,12 @@ fn alone() -> Vec<(&'static str, Case)> {
 fn for_version(minor: u32) -> Vec<(&'static str, Case)> {
     // Image volumes are on by default from 1.35.
     if minor >= 35 { cases![injection::image_volume_only] } else { Vec::new() }
+}
+
+/// As [`alone`], for features that the API server has only in newer versions.
+fn alone_for_version(minor: u32) -> Vec<(&'static str, Case)> {
+    // Mutating admission policies are generally available from 1.36.
+    if minor >= 36 { cases![disruption::the_fallback_policy_serves_while_the_webhook_is_dead] } else { Vec::new() }
 }
 
 fn main() -> ExitCode {
@@ -153,7 +182,7 @@ fn trials(runtime: &tokio::runtime::Runtime, world: Option<&Arc<World>>) -> Vec<
         })
     };
     let shared = side_by_side().into_iter().chain(for_version(minor)).map(|case| trial(case, false));
-    shared.chain(alone().into_iter().map(|case| trial(case, true))).collect()
+    shared.chain(alone().into_iter().chain(alone_for_version(minor)).map(|case| trial(case, true))).collect()
 }
 
 async fn install() -> Result<World, Error> {

@@ -68,7 +68,8 @@ pub async fn no_other_secret_can_be_read(world: Arc<World>) -> Result<(), Error>
     refused("get of the credential in the own namespace", {
         Api::<Secret>::namespaced(webhook.clone(), RELEASE).get("acr-pull-injector-credential").await
     })?;
-    refused("list of pods", Api::<Pod>::all(webhook.clone()).list(&ListParams::default()).await)?;
+    let pods: Api<Pod> = Api::namespaced(webhook.clone(), &namespace);
+    refused("deletion of a pod", pods.delete("any", &DeleteParams::default()).await)?;
     refused("list of ConfigMaps", Api::<ConfigMap>::all(webhook).list(&ListParams::default()).await)
 }
 

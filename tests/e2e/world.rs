@@ -43,7 +43,13 @@ pub struct Created {
 impl World {
     pub fn new(control_plane: ControlPlane, installation: Installation) -> Self {
         let client = control_plane.client();
-        Self { control_plane, installation, client, undisturbed: tokio::sync::RwLock::default(), numbers: AtomicU32::new(0) }
+        Self {
+            control_plane,
+            installation,
+            client,
+            undisturbed: tokio::sync::RwLock::default(),
+            numbers: AtomicU32::new(0),
+        }
     }
 
     /// A fresh namespace with its `default` ServiceAccount.
@@ -70,7 +76,8 @@ impl World {
     pub async fn create_with(&self, namespace: &str, pod: &Value, parameters: &PostParams) -> Result<Created, Error> {
         let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
         let response = self.client.send(request.create(parameters, serde_json::to_vec(pod)?)?.map(Body::from)).await?;
-        let warnings = response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap_or("?").to_owned());
+        let warnings =
+            response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap_or("?").to_owned());
         let warnings = warnings.collect();
         let status = response.status();
         let body = response.into_body().collect_bytes().await?;
@@ -127,7 +134,8 @@ impl World {
 
 /// A pod with these images in its containers.
 pub fn pod(name: &str, images: &[&str]) -> Value {
-    let containers = images.iter().enumerate().map(|(number, image)| json!({"name": format!("c{number}"), "image": image}));
+    let containers =
+        images.iter().enumerate().map(|(number, image)| json!({"name": format!("c{number}"), "image": image}));
     json!({
         "apiVersion": "v1",
         "kind": "Pod",

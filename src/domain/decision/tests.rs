@@ -17,6 +17,7 @@ fn settings() -> Settings {
         pull_secret_name: "acr-pull-secret".parse().unwrap(),
         excluded_namespaces: BTreeSet::from(["acr-pull-injector".to_owned()]),
         rules: RegistryRules::new(login_servers, rules).unwrap(),
+        limits: Limits::default(),
     }
 }
 

@@ -69,7 +69,8 @@ impl Evictions {
             }
         }
         let newest = pod.created_at;
-        let candidate = self.candidates.entry((last, controller.clone())).or_insert(Candidate { pod, controller, newest });
+        let candidate =
+            self.candidates.entry((last, controller.clone())).or_insert(Candidate { pod, controller, newest });
         candidate.newest = candidate.newest.max(newest);
         if self.candidates.len() > self.per_round {
             self.candidates.pop_last();
@@ -138,8 +139,7 @@ mod tests {
     #[test]
     fn a_round_is_bounded_and_everybody_has_a_turn() {
         let mut evictions = Evictions::new(10);
-        let pods: Vec<_> =
-            (0..25).map(|number| pod(&format!("p{number:02}"), &format!("c{number:02}"), -9)).collect();
+        let pods: Vec<_> = (0..25).map(|number| pod(&format!("p{number:02}"), &format!("c{number:02}"), -9)).collect();
         // None can be evicted just now, as when a budget forbids it, and still the others get their turn.
         let mut seen: Vec<String> = (0..3).flat_map(|at| round(&mut evictions, at, &pods, false)).collect();
         assert_eq!(seen.len(), 30);

@@ -21,6 +21,7 @@ fn settings() -> Settings {
         pull_secret_name: "acr-pull-secret".parse().unwrap(),
         excluded_namespaces: BTreeSet::from(["ours".to_owned()]),
         rules: RegistryRules::new(login_servers, rules).unwrap(),
+        limits: decision::Limits::default(),
     }
 }
 
@@ -85,37 +86,70 @@ fn what_counts_as_stuck() {
         {"name": "model", "image": {"reference": "contoso.azurecr.io/model:v1"}},
         {"name": "empty", "emptyDir": {}},
     ]);
-    let mounts = |name: &str| json!([{"name": "web", "image": "nginx", "volumeMounts": [{"name": name, "mountPath": "/m"}]}]);
+    let mounts =
+        |name: &str| json!([{"name": "web", "image": "nginx", "volumeMounts": [{"name": name, "mountPath": "/m"}]}]);
     let rows = [
         ("the first failure", with(&[("/status/containerStatuses", json!([waiting("web", "ErrImagePull")]))]), true),
-        ("waits for something else", with(&[("/status/containerStatuses", json!([waiting("web", "CrashLoopBackOff")]))]), false),
+        (
+            "waits for something else",
+            with(&[("/status/containerStatuses", json!([waiting("web", "CrashLoopBackOff")]))]),
+            false,
+        ),
         ("no status yet", with(&[("/status", json!({"phase": "Pending"}))]), false),
-        ("runs", with(&[("/status/containerStatuses/0/state", json!({"running": {"startedAt": "2026-11-24T08:00:00Z"}}))]), false),
+        (
+            "runs",
+            with(&[("/status/containerStatuses/0/state", json!({"running": {"startedAt": "2026-11-24T08:00:00Z"}}))]),
+            false,
+        ),
         ("another registry", with(&[("/spec/containers/0/image", json!("quay.io/app:v1"))]), false),
         ("looks alike", with(&[("/spec/containers/0/image", json!("contoso.azurecr.io.evil.com/app"))]), false),
         ("no rule", with(&[("/spec/containers/0/image", json!("other.azurecr.io/app"))]), false),
         ("rule for other namespaces", with(&[("/spec/containers/0/image", json!("fabrikam.azurecr.io/app"))]), false),
-        ("the other container waits", with(&[
-            ("/spec/containers", json!([{"name": "web", "image": contoso}, {"name": "side", "image": "nginx"}])),
-            ("/status/containerStatuses", json!([waiting("side", "ImagePullBackOff")])),
-        ]), false),
-        ("init container", with(&[
-            ("/spec/containers/0/image", json!("nginx")),
-            ("/spec/initContainers", json!([{"name": "init", "image": contoso}])),
-            ("/status/containerStatuses", json!([waiting("web", "PodInitializing")])),
-            ("/status/initContainerStatuses", json!([waiting("init", "ImagePullBackOff")])),
-        ]), true),
-        ("ephemeral container", with(&[
-            ("/spec/containers/0/image", json!("nginx")),
-            ("/spec/ephemeralContainers", json!([{"name": "debug", "image": contoso}])),
-            ("/status/ephemeralContainerStatuses", json!([waiting("debug", "ErrImagePull")])),
-        ]), true),
+        (
+            "the other container waits",
+            with(&[
+                ("/spec/containers", json!([{"name": "web", "image": contoso}, {"name": "side", "image": "nginx"}])),
+                ("/status/containerStatuses", json!([waiting("side", "ImagePullBackOff")])),
+            ]),
+            false,
+        ),
+        (
+            "init container",
+            with(&[
+                ("/spec/containers/0/image", json!("nginx")),
+                ("/spec/initContainers", json!([{"name": "init", "image": contoso}])),
+                ("/status/containerStatuses", json!([waiting("web", "PodInitializing")])),
+                ("/status/initContainerStatuses", json!([waiting("init", "ImagePullBackOff")])),
+            ]),
+            true,
+        ),
+        (
+            "ephemeral container",
+            with(&[
+                ("/spec/containers/0/image", json!("nginx")),
+                ("/spec/ephemeralContainers", json!([{"name": "debug", "image": contoso}])),
+                ("/status/ephemeralContainerStatuses", json!([waiting("debug", "ErrImagePull")])),
+            ]),
+            true,
+        ),
         ("image volume", with(&[("/spec/volumes", volume.clone()), ("/spec/containers", mounts("model"))]), true),
-        ("image volume of nobody who waits", with(&[("/spec/volumes", volume), ("/spec/containers", mounts("empty"))]), false),
-        ("references the pull secret", with(&[("/spec/imagePullSecrets", json!([{"name": "own"}, {"name": "acr-pull-secret"}]))]), false),
+        (
+            "image volume of nobody who waits",
+            with(&[("/spec/volumes", volume), ("/spec/containers", mounts("empty"))]),
+            false,
+        ),
+        (
+            "references the pull secret",
+            with(&[("/spec/imagePullSecrets", json!([{"name": "own"}, {"name": "acr-pull-secret"}]))]),
+            false,
+        ),
         ("references another", with(&[("/spec/imagePullSecrets", json!([{"name": "own"}, {}]))]), true),
         ("opted out", with(&[("/metadata/labels", json!({"acr-pull-injector.io/inject": "disabled"}))]), false),
-        ("label with another value", with(&[("/metadata/labels", json!({"acr-pull-injector.io/inject": "enabled"}))]), true),
+        (
+            "label with another value",
+            with(&[("/metadata/labels", json!({"acr-pull-injector.io/inject": "enabled"}))]),
+            true,
+        ),
         ("mirror pod", with(&[("/metadata/annotations", json!({"kubernetes.io/config.mirror": "x"}))]), false),
         ("goes away", with(&[("/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"))]), false),
     ];
