@@ -6,7 +6,7 @@
 //! Invariants: the answer always allows the pod; when the pull secret is known to be right the answer needs no network
 //! call; a dry run writes nothing.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -131,8 +131,6 @@ pub struct Admission<C, S, N> {
     pub retries: RetryQueue,
     /// What the operator configured.
     pub settings: Arc<ArcSwap<Settings>>,
-    /// How long a pod may wait for its pull secret before it is admitted without.
-    pub ensure_timeout: Arc<ArcSwap<Duration>>,
     /// Work that goes on after the answer is waited for at the end of the process.
     pub lifecycle: Lifecycle,
     /// Counts what was written.
@@ -155,21 +153,24 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
     ///
     /// When the body is no AdmissionReview that this program can answer.
     pub async fn answer(&self, body: &[u8]) -> Result<Answer, ReviewError> {
+        let started = std::time::Instant::now();
         let review = review::parse(body)?;
         let response = Response::allowed(&review);
         let (response, outcome) = match &review.subject {
             Subject::Other(_) => (response, "not_a_pod_creation"),
             Subject::PodCreation(pod) => self.answer_pod(&review, pod, response).await,
         };
-        let name = match &review.subject {
-            Subject::PodCreation(pod) => pod.display_name(),
-            Subject::Other(_) => "",
+        let (operation, name) = match &review.subject {
+            Subject::PodCreation(pod) => ("CREATE", pod.display_name()),
+            Subject::Other(_) => ("other", ""),
         };
         tracing::debug!(
             uid = %review.uid,
             namespace = %review.namespace,
             name,
+            operation,
             outcome,
+            milliseconds = started.elapsed().as_secs_f64() * 1000.0,
             "admission review answered"
         );
         Ok(Answer { body: response.to_json(), outcome })
@@ -186,7 +187,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             Ok(login_servers) => login_servers,
             Err(reason) => return (response, reason.as_label()),
         };
-        let deadline = tokio::time::Instant::now() + **self.ensure_timeout.load();
+        let deadline = tokio::time::Instant::now() + settings.limits.ensure_timeout;
         let namespace = match self.namespace(&review.namespace, deadline).await {
             Ok(Some(namespace)) => namespace,
             Ok(None) => return (response, "namespace_unknown"),
@@ -210,12 +211,21 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             Decision::Skip(reason) => return (response, reason.as_label()),
         };
         self.ensurer.note_demand(&namespace.name);
-        if review.dry_run || self.ensurer.is_complete(&namespace.name, injection.granted.keys()) {
-            return (response, "injected");
+        let response = response
+            .with_audit_annotation("hosts", join(injection.granted.keys().map(LoginServer::as_str)))
+            .with_audit_annotation("registries", join(injection.granted.values().map(RegistryName::as_str)));
+        if self.ensurer.is_complete(&namespace.name, injection.granted.keys()) {
+            return (response.with_audit_annotation(PULL_SECRET_STATE, "present".to_owned()), "injected");
+        }
+        if review.dry_run {
+            return (response.with_audit_annotation(PULL_SECRET_STATE, "not made: dry run".to_owned()), "injected");
         }
         match self.ensure(namespace, injection, deadline).await {
-            Ok(()) => (response, "injected"),
-            Err(warning) => (response.with_warning(warning), "injected_before_pull_secret"),
+            Ok(()) => (response.with_audit_annotation(PULL_SECRET_STATE, "made".to_owned()), "injected"),
+            Err(warning) => (
+                response.with_audit_annotation(PULL_SECRET_STATE, "pending".to_owned()).with_warning(warning),
+                "injected_before_pull_secret",
+            ),
         }
     }
 
@@ -258,10 +268,20 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             Ok(Ok(Err(error))) => Err(warn(&error)),
             Ok(Err(_)) => Err(Warning::new("acr-pull-injector: the pull secret could not be made: internal error")),
             Err(_) => Err(Warning::new(
-                "acr-pull-injector: the pull secret comes later: the API server is slow; the pod may wait for its image",
+                "acr-pull-injector: the pull secret takes longer than a pod may wait for it; its first pull may fail",
             )),
         }
     }
+}
+
+/// The audit annotation that tells whether the pull secret was there.
+const PULL_SECRET_STATE: &str = "pull-secret";
+
+/// Each once, in order.
+fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<_> = names.collect();
+    names.dedup();
+    names.join(",")
 }
 
 fn warn(cause: &impl std::fmt::Display) -> Warning {

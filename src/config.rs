@@ -24,7 +24,7 @@ use self::{
     file::File,
 };
 use crate::domain::{
-    decision::Settings,
+    decision::{Limits, Settings},
     image::{DomainSuffix, LoginServerRule},
     pull_secret::PullSecretName,
     registry::{RegistryName, RegistryRules},
@@ -41,8 +41,10 @@ pub struct Configuration {
     pub credentials: BTreeMap<RegistryName, CredentialConfiguration>,
     /// How Entra and the registries are reached.
     pub azure: AzureConfiguration,
-    /// How long a pod waits for its pull secret at most. Default 2 s.
-    pub ensure_timeout: Duration,
+    /// How long and how much.
+    pub limits: Limits,
+    /// Whether pods that are stuck without their pull secret are evicted, so that their controller makes them anew.
+    pub evict_stuck_pods: bool,
     /// Namespaces that are never touched. Default kube-system and kube-node-lease.
     pub excluded_namespaces: BTreeSet<String>,
 }
@@ -102,11 +104,16 @@ impl Configuration {
     pub fn settings(&self, own_namespace: Option<&str>) -> Settings {
         let mut excluded_namespaces = self.excluded_namespaces.clone();
         excluded_namespaces.extend(own_namespace.map(str::to_owned));
-        Settings { pull_secret_name: self.pull_secret_name.clone(), excluded_namespaces, rules: self.rules.clone() }
+        Settings {
+            pull_secret_name: self.pull_secret_name.clone(),
+            excluded_namespaces,
+            rules: self.rules.clone(),
+            limits: self.limits,
+        }
     }
 
     fn from_file(file: File) -> Result<Self, InvalidField> {
-        let File { pull_secret_name, registries, azure, admission } = file;
+        let File { pull_secret_name, registries, azure, admission, reconcile, heal } = file;
         let suffixes = each(&azure.extra_suffixes, "azure.extraSuffixes", DomainSuffix::from_str)?;
         let login_servers = LoginServerRule::new(suffixes);
         let mut rules = Vec::new();
@@ -123,7 +130,15 @@ impl Configuration {
                 .map_err(|error| InvalidField(format!("registries: {error}")))?,
             credentials,
             azure: azure.parse("azure")?,
-            ensure_timeout: parse_field(&admission.ensure_timeout, "admission.ensureTimeout", parse_ensure_timeout)?,
+            limits: Limits {
+                ensure_timeout: parse_field(
+                    &admission.ensure_timeout,
+                    "admission.ensureTimeout",
+                    parse_ensure_timeout,
+                )?,
+                writes_per_second: reconcile.writes_per_second()?,
+            },
+            evict_stuck_pods: heal.evict_stuck_pods,
             excluded_namespaces: admission.excluded_namespaces,
         })
     }

@@ -225,11 +225,10 @@ mod tests {
     }
 
     fn everything(events: &Events) {
-        let ungranted =
-            |rule: Option<&str>| Ungranted {
-                login_server: crate::domain::image::LoginServerRule::default().parse("contoso.azurecr.io").unwrap(),
-                rule: rule.map(|rule| rule.parse().unwrap()),
-            };
+        let ungranted = |rule: Option<&str>| Ungranted {
+            login_server: crate::domain::image::LoginServerRule::default().parse("contoso.azurecr.io").unwrap(),
+            rule: rule.map(|rule| rule.parse().unwrap()),
+        };
         events.name_taken("team-a", &name());
         events.not_granted("team-a", &ungranted(None));
         events.not_granted("team-b", &ungranted(Some("contoso")));

@@ -91,7 +91,11 @@ impl Metrics {
             stuck_pods.clone(),
         );
         let evictions = Family::default();
-        registry.register("evictions", "Stuck pods that were evicted or should have been, by outcome", evictions.clone());
+        registry.register(
+            "evictions",
+            "Stuck pods that were evicted or should have been, by outcome",
+            evictions.clone(),
+        );
         let events = Family::default();
         registry.register("events", "Kubernetes Events, by whether they were recorded", events.clone());
         registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));

@@ -1,6 +1,6 @@
 //! A changed configuration file takes effect without a restart; a bad one is refused and the last good one stays.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -24,8 +24,6 @@ pub struct ConfigurationReload {
     pub current: Configuration,
     /// Receives the part that decides about pods.
     pub settings: Arc<ArcSwap<Settings>>,
-    /// Receives how long a pod may wait.
-    pub ensure_timeout: Arc<ArcSwap<Duration>>,
     /// Receives where credentials stand.
     pub credentials: Arc<Credentials>,
     /// Counts reloads.
@@ -76,7 +74,6 @@ impl ConfigurationReload {
     async fn take_over(&mut self, configuration: Configuration) {
         self.credentials.configure(&configuration).await;
         self.settings.store(Arc::new(configuration.settings(Some(&self.own_namespace))));
-        self.ensure_timeout.store(Arc::new(configuration.ensure_timeout));
         self.current = configuration;
         self.metrics.configuration_reloaded(true);
         self.announce.send_modify(|number| *number += 1);

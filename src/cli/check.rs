@@ -14,7 +14,7 @@ use crate::{
         entra::{Entra, EntraToken},
         exchange::{REFRESH_TOKEN_USERNAME, RegistryExchange, RegistryHost},
         http::AzureHttp,
-        identity::Identity,
+        identity::{Identity, Proof},
         material::Material,
         registry_login::RegistryLogin,
         source::exact_hosts,
@@ -103,7 +103,7 @@ fn parse_image(image: &str, configuration: &Configuration) -> Result<Image, Imag
         reference: image.to_owned(),
         login_server,
         repository: reference.path().to_owned(),
-        tag_or_digest: reference.digest().or(reference.tag()).unwrap_or("latest").to_owned(),
+        tag_or_digest: reference.digest().or_else(|| reference.tag()).unwrap_or("latest").to_owned(),
     })
 }
 
@@ -178,7 +178,7 @@ impl Check<'_> {
             Material::Identity { identity, .. } => {
                 let token = Entra::new(self.http.clone(), Clock::system()).token(&identity).await;
                 let authority = match &identity.proof {
-                    crate::credentials::identity::Proof::Machine { .. } => "169.254.169.254",
+                    Proof::Machine { .. } => "169.254.169.254",
                     _ => self.configuration.azure.authority_host.host_str().unwrap_or("-"),
                 };
                 self.table.add(name, authority, "Entra token", Outcome::of(&token));

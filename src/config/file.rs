@@ -13,6 +13,7 @@ use super::{
     field::{InvalidField, each, parse_field},
 };
 use crate::domain::{
+    decision::Limits,
     image::LoginServerRule,
     registry::{HostPattern, LabelOperator, LabelRequirement, NamespaceSelector, RegistryName, RegistryRule},
 };
@@ -24,6 +25,8 @@ pub(super) struct File {
     pub(super) registries: Vec<Registry>,
     pub(super) azure: azure::Azure,
     pub(super) admission: Admission,
+    pub(super) reconcile: Reconcile,
+    pub(super) heal: Heal,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,6 +64,28 @@ pub(super) struct Admission {
     pub(super) excluded_namespaces: BTreeSet<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Reconcile {
+    writes_per_second: Option<u16>,
+}
+
+impl Reconcile {
+    pub(super) fn writes_per_second(&self) -> Result<u16, InvalidField> {
+        match self.writes_per_second {
+            None => Ok(Limits::default().writes_per_second),
+            Some(0) => Err(InvalidField("reconcile.writesPerSecond is 0: write 1 or more, 50 for example".to_owned())),
+            Some(number) => Ok(number),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Heal {
+    pub(super) evict_stuck_pods: bool,
+}
+
 impl Default for File {
     fn default() -> Self {
         Self {
@@ -68,6 +93,8 @@ impl Default for File {
             registries: Vec::new(),
             azure: azure::Azure::default(),
             admission: Admission::default(),
+            reconcile: Reconcile::default(),
+            heal: Heal::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ pub struct AzureError {
     /// What went wrong.
     pub kind: AzureErrorKind,
     /// With whom.
-    pub party: Party,
+    pub party: Box<Party>,
     /// The HTTP status, when there was an answer.
     pub status: Option<u16>,
     /// The code of Entra's answer: the digits after `AADSTS`.
@@ -175,7 +175,7 @@ impl fmt::Display for CorrelationId {
 impl AzureError {
     /// An error without an answer behind it.
     pub fn new(kind: AzureErrorKind, party: Party) -> Self {
-        Self { kind, party, status: None, entra_code: None, correlation_id: None, retry_after: None }
+        Self { kind, party: Box::new(party), status: None, entra_code: None, correlation_id: None, retry_after: None }
     }
 
     /// The outcome of a refresh as a metric label, from a closed set.

@@ -169,11 +169,12 @@ fn assertion_credential(
 fn client_options(identity: &Identity, exchange: Arc<Exchange>) -> ClientOptions {
     let mut cloud = CustomConfiguration::default();
     cloud.authority_host = identity.authority.to_string();
-    let mut options = ClientOptions::default();
-    options.cloud = Some(Arc::new(CloudConfiguration::Custom(cloud)));
-    options.transport = Some(Transport::new(exchange));
-    options.retry = RetryOptions::none();
-    options
+    ClientOptions {
+        cloud: Some(Arc::new(CloudConfiguration::Custom(cloud))),
+        transport: Some(Transport::new(exchange)),
+        retry: RetryOptions::none(),
+        ..ClientOptions::default()
+    }
 }
 
 /// An assertion that was made for this one sign-in.

@@ -19,10 +19,21 @@ use sha2::{Digest as _, Sha256};
 
 use super::azure_error::{AzureError, AzureErrorKind, ConnectionFault, CorrelationId, Party};
 
-/// A connection that takes longer is not worth waiting for.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// From the first byte sent to the last received.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long is waited for the other side.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// From the first byte sent to the last received.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(4), total: Duration::from_secs(8) }
+    }
+}
+
 /// No answer that we read is larger than some kilobytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// Whoever asks for a longer wait is asked again after this.
@@ -34,6 +45,7 @@ const USER_AGENT: &str = concat!("acr-pull-injector/", env!("CARGO_PKG_VERSION")
 #[derive(Debug)]
 pub struct AzureHttp {
     ca_file: Option<PathBuf>,
+    timeouts: Timeouts,
     built: Mutex<Option<Built>>,
 }
 
@@ -47,7 +59,13 @@ impl AzureHttp {
     /// Trusts the system's certificates (`SSL_CERT_FILE` works) and those in `ca_file`.
     #[must_use]
     pub fn new(ca_file: Option<PathBuf>) -> Self {
-        Self { ca_file, built: Mutex::default() }
+        Self::with_timeouts(ca_file, Timeouts::default())
+    }
+
+    /// The same with a patience of one's own.
+    #[must_use]
+    pub fn with_timeouts(ca_file: Option<PathBuf>, timeouts: Timeouts) -> Self {
+        Self { ca_file, timeouts, built: Mutex::default() }
     }
 
     /// The client for a request to `party`.
@@ -82,7 +100,7 @@ impl AzureHttp {
             .filter(|certificates| self.ca_file.is_none() || !certificates.is_empty())
             .ok_or_else(|| failed(format!("azure.caFile {path} holds no certificate in PEM")));
         let client = certificates.and_then(|certificates| {
-            builder().tls_certs_merge(certificates).build().map_err(|_| {
+            builder(self.timeouts).tls_certs_merge(certificates).build().map_err(|_| {
                 failed(
                     "no certificate to trust could be loaded: install the CA certificates of the system, or name a file \
                      in azure.caFile or SSL_CERT_FILE"
@@ -111,7 +129,7 @@ impl AzureHttp {
 ///
 /// When it cannot be built.
 pub fn metadata_client() -> Result<Client, AzureError> {
-    builder().no_proxy().build().map_err(|_| {
+    builder(Timeouts::default()).no_proxy().build().map_err(|_| {
         AzureError::new(
             AzureErrorKind::Internal { reason: "the HTTP client could not be built" },
             Party::MachineMetadata,
@@ -129,7 +147,8 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             if name.as_str().to_ascii_lowercase().ends_with(".localhost") {
-                let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
+                let addresses =
+                    [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
                 return Ok(Box::new(addresses.into_iter()) as Addrs);
             }
             let addresses: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
@@ -138,12 +157,12 @@ impl Resolve for Resolver {
     }
 }
 
-fn builder() -> reqwest::ClientBuilder {
+fn builder(timeouts: Timeouts) -> reqwest::ClientBuilder {
     Client::builder()
         .dns_resolver(Arc::new(Resolver))
         .redirect(Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TOTAL_TIMEOUT)
+        .connect_timeout(timeouts.connect)
+        .timeout(timeouts.total)
         .user_agent(USER_AGENT)
         // A token is fetched every hour or so: by then whoever is between us and Azure has forgotten the connection.
         .pool_idle_timeout(Duration::from_secs(15))
@@ -214,12 +233,11 @@ impl Answer {
     /// `Retry-After`, in seconds or as a date, an hour at most.
     fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-        let delay = match text.parse::<u64>() {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => {
-                let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-                Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default()
-            }
+        let delay = if let Ok(seconds) = text.parse() {
+            Duration::from_secs(seconds)
+        } else {
+            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default()
         };
         Some(delay.min(LONGEST_RETRY_AFTER))
     }

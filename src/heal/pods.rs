@@ -3,12 +3,12 @@
 //! Answers are decoded here rather than by the client, which logs an answer that it cannot decode: pods may carry secrets
 //! in their environment.
 
-use std::time::Duration;
+use std::{fmt, future::Future, time::Duration};
 
 use kube::{
     Client,
-    api::{ListParams, PostParams},
-    core::{Request, request},
+    api::{GetParams, ListParams, PostParams},
+    core::{Request, Status, request},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -41,7 +41,7 @@ struct PageMetadata {
 pub enum Eviction {
     /// The pod goes away.
     Evicted,
-    /// A PodDisruptionBudget forbids it just now.
+    /// A disruption budget forbids it just now.
     Held,
     /// The pod is not there any more, or has changed meanwhile.
     Gone,
@@ -51,12 +51,17 @@ pub enum Eviction {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PodsError {
-    /// It refused, or was not reached.
-    #[error("the API server did not do as asked")]
-    Request(#[source] Box<kube::Error>),
-    /// It took too long.
-    #[error("the API server did not answer within {} s", REQUEST_LIMIT.as_secs())]
-    Timeout,
+    /// It refused. When the code is 403, our role lacks a rule.
+    #[error("the API server refused ({code}): {message}")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// What it said.
+        message: String,
+    },
+    /// It was not reached, or did not answer in time.
+    #[error("the API server could not be reached: {0}")]
+    Unreachable(String),
     /// The answer makes no sense. The position says where; the answer itself is not repeated.
     #[error("the answer of the API server could not be read (line {line}, column {column})")]
     Answer {
@@ -66,11 +71,8 @@ pub enum PodsError {
         column: usize,
     },
     /// The name cannot be part of a request.
-    #[error("{0:?} is not the name of a pod")]
+    #[error("{0:?} cannot name a pod or a namespace")]
     Name(String),
-    /// The API server says in its answer that it failed.
-    #[error("the pod could not be evicted: {0}")]
-    Eviction(String),
 }
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
@@ -86,10 +88,10 @@ impl Pods {
 
     /// The pod as JSON; `None`: there is none.
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Option<String>, PodsError> {
-        let url = url(namespace, name)?;
-        match self.send(Request::new(url).list(&ListParams::default())).await {
+        let request = built(Request::new(pods_url(namespace)?).get(checked(name)?, &GetParams::default()))?;
+        match answer(self.client.request_text(request)).await {
             Ok(pod) => Ok(Some(pod)),
-            Err(PodsError::Request(error)) if code(&error) == Some(404) => Ok(None),
+            Err(PodsError::Refused { code: 404, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -102,10 +104,8 @@ impl Pods {
             Some(next) => parameters = parameters.continue_token(next),
             None => {}
         }
-        let page = self.send(Request::new("/api/v1/pods").list(&parameters)).await?;
-        serde_json::from_str(&page)
-            .map(Some)
-            .map_err(|error| PodsError::Answer { line: error.line(), column: error.column() })
+        let page = answer(self.client.request_text(built(Request::new("/api/v1/pods").list(&parameters))?)).await?;
+        decode(&page).map(Some)
     }
 
     /// Evicts the pod, if it is still this one.
@@ -121,22 +121,85 @@ impl Pods {
             "metadata": {"namespace": pod.namespace, "name": pod.name},
             "deleteOptions": {"preconditions": {"uid": pod.uid}},
         });
-        let url = format!("{}/eviction", url(&pod.namespace, &pod.name)?);
-        match self.send(Request::new(url).create(&PostParams::default(), eviction.to_string().into_bytes())).await {
-            Ok(answer) => evicted(&answer),
-            Err(PodsError::Request(error)) => match code(&error) {
-                Some(429) => Ok(Eviction::Held),
-                Some(404 | 409) => Ok(Eviction::Gone),
-                _ => Err(PodsError::Request(error)),
-            },
+        let url = format!("{}/{}/eviction", pods_url(&pod.namespace)?, checked(&pod.name)?);
+        let request = built(Request::new(url).create(&PostParams::default(), eviction.to_string().into_bytes()))?;
+        match answer(self.client.request_text(request)).await {
+            Ok(status) => {
+                let status: Status = decode(&status)?;
+                // Several budgets for one pod are reported so.
+                if status.is_failure() {
+                    return Err(PodsError::Refused { code: status.code, message: status.message });
+                }
+                Ok(Eviction::Evicted)
+            }
+            Err(PodsError::Refused { code: 429, .. }) => Ok(Eviction::Held),
+            Err(PodsError::Refused { code: 404 | 409, .. }) => Ok(Eviction::Gone),
             Err(error) => Err(error),
         }
     }
+}
 
-    async fn send<R>(&self, request: Result<R, request::Error>) -> Result<String, PodsError>
-    where
-        R: Into<RawRequest>,
-    {
-        unimplemented!()
+impl Eviction {
+    /// The outcome as the value of a metric label.
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Held => "held",
+            Self::Gone => "gone",
+        }
     }
 }
+
+fn pods_url(namespace: &str) -> Result<String, PodsError> {
+    Ok(format!("/api/v1/namespaces/{}/pods", checked(namespace)?))
+}
+
+/// Names may come from Events, which anybody may write, and go into a URL. These are the names of RFC 1123 that Kubernetes
+/// allows.
+fn checked(name: &str) -> Result<&str, PodsError> {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_label = |label: &str| {
+        let ends = [label.bytes().next(), label.bytes().next_back()];
+        ends.into_iter().all(|end| end.is_some_and(is_word)) && label.bytes().all(|byte| is_word(byte) || byte == b'-')
+    };
+    if name.len() <= 253 && name.split('.').all(is_label) { Ok(name) } else { Err(PodsError::Name(name.to_owned())) }
+}
+
+fn built<R>(request: Result<R, request::Error>) -> Result<R, PodsError> {
+    request.map_err(|error| PodsError::Unreachable(error.to_string()))
+}
+
+/// Waits for an answer, but not for ever.
+async fn answer(answer: impl Future<Output = kube::Result<String>>) -> Result<String, PodsError> {
+    match tokio::time::timeout(REQUEST_LIMIT, answer).await {
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(kube::Error::Api(status))) => {
+            Err(PodsError::Refused { code: status.code, message: status.message.clone() })
+        }
+        Ok(Err(error)) => Err(PodsError::Unreachable(root_cause(&error))),
+        Err(_) => Err(PodsError::Unreachable(format!("no answer within {} s", REQUEST_LIMIT.as_secs()))),
+    }
+}
+
+fn decode<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, PodsError> {
+    serde_json::from_str(answer).map_err(|error| PodsError::Answer { line: error.line(), column: error.column() })
+}
+
+/// The innermost cause: the outer ones say only that a request failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+impl fmt::Debug for Pods {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pods").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

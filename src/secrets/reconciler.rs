@@ -30,8 +30,6 @@ pub struct Reconciler<C, S, N> {
     pub namespaces: Arc<N>,
     /// Is told when what pods wait for may have become possible.
     pub retries: RetryQueue,
-    /// How many pull secrets are written a second at most.
-    pub writes_per_second: usize,
     failures: Mutex<HashMap<String, Failure>>,
 }
 
@@ -50,9 +48,9 @@ enum Work {
 const AT_ONCE: usize = 8;
 
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, S, N> {
-    /// A reconciler that writes `writes_per_second` pull secrets at most.
-    pub fn new(ensurer: Arc<Ensurer<C, S>>, namespaces: Arc<N>, retries: RetryQueue, writes_per_second: usize) -> Self {
-        Self { ensurer, namespaces, retries, writes_per_second, failures: Mutex::default() }
+    /// A reconciler that has seen no failure yet.
+    pub fn new(ensurer: Arc<Ensurer<C, S>>, namespaces: Arc<N>, retries: RetryQueue) -> Self {
+        Self { ensurer, namespaces, retries, failures: Mutex::default() }
     }
 
     /// Works until `shutdown`, and writes while `leader` says so. `changes` announces that a credential or the
@@ -93,7 +91,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
     pub async fn tick(&self, leader: &watch::Receiver<bool>) {
         let deleted = self.ensurer.store.take_deleted();
         let mut due = self.due();
-        due.truncate(self.writes_per_second.saturating_sub(deleted.len()));
+        let writes_per_second = usize::from(self.ensurer.settings.load().limits.writes_per_second);
+        due.truncate(writes_per_second.saturating_sub(deleted.len()));
         let work = due.into_iter().map(|(reason, namespace)| Work::Refresh(reason, namespace));
         let work = deleted.into_iter().map(|(name, stored)| Work::Restore(name, stored)).chain(work);
         let mut under_way = FuturesUnordered::new();

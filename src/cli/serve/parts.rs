@@ -25,8 +25,6 @@ use crate::{
     secrets::{reconciler::Reconciler, store::KubernetesPullSecrets},
 };
 
-/// So that 10,000 pull secrets take under four minutes and the API server hardly notices.
-const WRITES_PER_SECOND: usize = 50;
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl CertificateArguments {
@@ -95,7 +93,6 @@ pub(super) async fn start_parts(
         tracing::warn!(file = %configuration_file.display(), "no registry is configured: every pod is admitted unchanged");
     }
     let settings = Arc::new(ArcSwap::from_pointee(configuration.settings(Some(&own_namespace))));
-    let ensure_timeout = Arc::new(ArcSwap::from_pointee(configuration.ensure_timeout));
     let credentials = Arc::new(Credentials::read(&configuration, metrics.clone(), Clock::system()).await);
     lifecycle.spawn("credentials", credentials.clone().follow(announce.clone(), stopping.clone()));
 
@@ -119,7 +116,7 @@ pub(super) async fn start_parts(
     let leader = watch::Sender::new(false);
     let election = leader::run(client, own_namespace.clone(), lease, identity, leader.clone(), stopping.clone());
     lifecycle.spawn("election", election);
-    let reconciler = Reconciler::new(ensurer.clone(), namespaces.clone(), retries.clone(), WRITES_PER_SECOND);
+    let reconciler = Reconciler::new(ensurer.clone(), namespaces.clone(), retries.clone());
     let following = leader.subscribe();
     let shutdown = stopping.clone();
     lifecycle.spawn("reconciler", async move {
@@ -134,21 +131,13 @@ pub(super) async fn start_parts(
         own_namespace,
         current: configuration,
         settings: settings.clone(),
-        ensure_timeout: ensure_timeout.clone(),
         credentials,
         metrics: metrics.clone(),
         announce,
     };
     lifecycle.spawn("configuration", reload.run(stopping.clone()));
 
-    let admission = Admission {
-        ensurer,
-        namespaces,
-        retries,
-        settings,
-        ensure_timeout,
-        lifecycle: lifecycle.clone(),
-        metrics: metrics.clone(),
-    };
+    let admission =
+        Admission { ensurer, namespaces, retries, settings, lifecycle: lifecycle.clone(), metrics: metrics.clone() };
     Parts { admission, pull_secrets }
 }

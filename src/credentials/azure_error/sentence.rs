@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use super::{AzureError, AzureErrorKind, ConnectionFault, LifetimeFault, Party};
 
 pub(super) fn write(error: &AzureError, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match &error.party {
+    match error.party.as_ref() {
         Party::Entra { authority, tenant, client } => identity(error, (authority, tenant, client), formatter)?,
         Party::MachineMetadata => metadata(error, formatter)?,
         Party::Registry { login_server } => registry(error, login_server, formatter)?,

@@ -29,7 +29,7 @@ fn namespace(name: &str) -> Namespace {
     Namespace { name: name.to_owned(), ..Namespace::default() }
 }
 
-/// A pod of a ReplicaSet whose one container waits for its image.
+/// A pod of a `ReplicaSet` whose one container waits for its image.
 fn stuck() -> Value {
     json!({
         "metadata": {
