@@ -12,14 +12,15 @@ use arc_swap::ArcSwap;
 
 use crate::{
     domain::{
-        decision::{self, Decision, Injection, Settings},
+        decision::{self, Decision, Injection, Settings, SkipReason},
         image::LoginServer,
         patch,
         pull_secret::{CredentialSourceHash, PullSecret, RegistryCredential, StoredPullSecret},
         registry::{Namespace, RegistryName},
         review::{self, Pod, Response, Review, ReviewError, Subject, Warning},
     },
-    ensure::{Ensurer, WriteReason},
+    ensure::{EnsureError, Ensurer, WriteReason},
+    events::Events,
     lifecycle::Lifecycle,
     metrics::Metrics,
     retry::RetryQueue,
@@ -131,6 +132,8 @@ pub struct Admission<C, S, N> {
     pub retries: RetryQueue,
     /// What the operator configured.
     pub settings: Arc<ArcSwap<Settings>>,
+    /// Tells the owners of namespaces what they can mend.
+    pub events: Events,
     /// Work that goes on after the answer is waited for at the end of the process.
     pub lifecycle: Lifecycle,
     /// Counts what was written.
@@ -208,9 +211,21 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         let response = decision.respond(response, pod, &settings);
         let injection = match decision {
             Decision::Inject(injection) => injection,
-            Decision::Skip(reason) => return (response, reason.as_label()),
+            Decision::Skip(reason) => {
+                if let (SkipReason::NothingGranted(ungranted), false) = (&reason, review.dry_run) {
+                    for ungranted in ungranted {
+                        self.events.not_granted(&namespace.name, ungranted);
+                    }
+                }
+                return (response, reason.as_label());
+            }
         };
         self.ensurer.note_demand(&namespace.name);
+        if !review.dry_run {
+            for ungranted in &injection.ungranted {
+                self.events.not_granted(&namespace.name, ungranted);
+            }
+        }
         let response = response
             .with_audit_annotation("hosts", join(injection.granted.keys().map(LoginServer::as_str)))
             .with_audit_annotation("registries", join(injection.granted.values().map(RegistryName::as_str)));
@@ -253,13 +268,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
     ) -> Result<(), Warning> {
         let Injection { granted, .. } = injection;
         let ensurer = self.ensurer.clone();
-        let retries = self.retries.clone();
+        let (retries, events) = (self.retries.clone(), self.events.clone());
+        let pull_secret_name = self.settings.load().pull_secret_name.clone();
         let work = self.lifecycle.spawn_work(async move {
             let ensured = ensurer.ensure(&namespace, &granted, WriteReason::Admission).await;
-            if let Err(error) = &ensured
-                && error.may_pass()
-            {
-                retries.push(&namespace.name, granted.into_keys().collect());
+            match &ensured {
+                Err(EnsureError::Foreign { .. }) => events.name_taken(&namespace.name, &pull_secret_name),
+                Err(error) if error.may_pass() => retries.push(&namespace.name, granted.into_keys().collect()),
+                _ => {}
             }
             ensured
         });

@@ -25,6 +25,7 @@ use crate::{
         registry::{Namespace, RegistryName},
         upkeep::{Upkeep, granted, held, upkeep},
     },
+    events::Events,
     metrics::Metrics,
 };
 
@@ -41,6 +42,8 @@ pub struct Ensurer<C, S> {
     pub metrics: Arc<Metrics>,
     /// Tells what has expired.
     pub clock: Clock,
+    /// Tells the owners of namespaces what they can mend.
+    pub events: Events,
     flights: Flights,
     /// When a pod last asked for the pull secret of a namespace.
     demand: Mutex<HashMap<String, Timestamp>>,
@@ -122,7 +125,13 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         clock: Clock,
     ) -> Self {
         let (flights, demand, outdated) = (Flights::default(), Mutex::default(), Mutex::default());
-        Self { credentials, store, settings, metrics, clock, flights, demand, outdated }
+        Self { credentials, store, settings, metrics, clock, events: Events::none(), flights, demand, outdated }
+    }
+
+    /// The same, and it records Kubernetes Events.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
     }
 
     /// Whether the pull secret is known to hold what these login servers need, from memory alone.
@@ -272,7 +281,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     ) -> Result<(), StoreError> {
         tracing::warn!(namespace = %namespace.name, cause, "the pull secret cannot be mended in place and is made anew");
         self.store.delete(&namespace.name, previous).await?;
-        self.store.create(&namespace.name, secret).await
+        self.store.create(&namespace.name, secret).await?;
+        self.events.replaced(&namespace.name, &self.settings.load().pull_secret_name);
+        Ok(())
     }
 
     fn up_to_date(&self, namespace: &Namespace) {
@@ -335,15 +346,18 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     async fn content<'a>(
         &self,
         namespace: &Namespace,
-        content: &'a mut Option<Option<PullSecret>>,
+        content: &'a mut Option<Content>,
     ) -> Result<Option<&'a PullSecret>, StoreError> {
         let found = match content.take() {
             Some(found) => found,
-            None => self.store.read(&namespace.name).await?.and_then(|read| read.content),
+            None => Content(self.store.read(&namespace.name).await?.and_then(|read| read.content)),
         };
-        Ok(content.insert(found).as_ref())
+        Ok(content.insert(found).0.as_ref())
     }
 }
+
+/// What a read found: nothing that is of use, or the content of a pull secret.
+struct Content(Option<PullSecret>);
 
 impl WriteReason {
     /// The reason as the value of a metric label.

@@ -10,6 +10,8 @@ use crate::{
     config::Configuration,
     credentials::{Credentials, POLL_INTERVAL},
     domain::decision::Settings,
+    events::Events,
+    heal::HealSettings,
     metrics::Metrics,
 };
 
@@ -24,6 +26,10 @@ pub struct ConfigurationReload {
     pub current: Configuration,
     /// Receives the part that decides about pods.
     pub settings: Arc<ArcSwap<Settings>>,
+    /// Receives whether stuck pods are evicted.
+    pub heal_settings: Arc<ArcSwap<HealSettings>>,
+    /// Tells the operator of a refusal.
+    pub events: Events,
     /// Receives where credentials stand.
     pub credentials: Arc<Credentials>,
     /// Counts reloads.
@@ -51,6 +57,7 @@ impl ConfigurationReload {
                 Err(reason) if refused.as_ref() == Some(&reason) => {}
                 Err(reason) => {
                     self.metrics.configuration_reloaded(false);
+                    self.events.configuration_refused();
                     tracing::error!(%reason, "the changed configuration is refused, the one before stays in force");
                     refused = Some(reason);
                 }
@@ -74,6 +81,8 @@ impl ConfigurationReload {
     async fn take_over(&mut self, configuration: Configuration) {
         self.credentials.configure(&configuration).await;
         self.settings.store(Arc::new(configuration.settings(Some(&self.own_namespace))));
+        let evict_stuck_pods = configuration.evict_stuck_pods;
+        self.heal_settings.store(Arc::new(HealSettings { evict_stuck_pods }));
         self.current = configuration;
         self.metrics.configuration_reloaded(true);
         self.announce.send_modify(|number| *number += 1);

@@ -44,5 +44,6 @@ pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), Box<dyn std::er
 ///
 /// When the filter does not follow the syntax of `tracing_subscriber::EnvFilter`.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
-    EnvFilter::builder().parse(filter)
+    // That module logs an answer that it cannot decode as it is, and it may be a Secret. The error itself is logged by us.
+    Ok(EnvFilter::builder().parse(filter)?.add_directive("kube_client::client=off".parse()?))
 }

@@ -156,6 +156,6 @@ impl<V> Default for WatchCache<V> {
 impl<V> fmt::Debug for WatchCache<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner).len();
-        formatter.debug_struct("WatchCache").field("entries", &entries).finish()
+        formatter.debug_struct("WatchCache").field("entries", &entries).finish_non_exhaustive()
     }
 }

@@ -70,15 +70,15 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let configuration = Configuration::load(&configuration_file)?;
     let kubernetes = kube::Config::infer().await.map_err(|error| ServeError::Kubernetes(error.into()))?;
-    let client = Client::try_from(kubernetes).map_err(|error| ServeError::Kubernetes(error.into()))?;
+    let clients = Clients::new(kubernetes).map_err(|error| ServeError::Kubernetes(error.into()))?;
     let webhook_listener = listen(webhook_address)?;
     let admin_listener = listen(admin_address)?;
 
     let process = Process::default();
     let serving = ServingCertificate::new();
     let tls = serving.server_config().map_err(|error| ServeError::Tls(error.into()))?;
-    certificates.start(&client, &own_namespace, &serving, &process);
-    let parts = start_parts(client, configuration, configuration_file, own_namespace, election, &process).await;
+    certificates.start(&clients.patient, &own_namespace, &serving, &process);
+    let parts = start_parts(clients, configuration, configuration_file, own_namespace, election, &process).await;
 
     let Process { lifecycle, readiness, metrics } = process;
     let webhook_handle = Handle::new();
@@ -113,6 +113,22 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     }
     tracing::info!("stopped");
     Ok(if lifecycle.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Ways to the API server.
+struct Clients {
+    /// Tries again what the API server is too busy for.
+    patient: Client,
+    /// Takes the first answer: for requests whose refusal is an answer, as that of an eviction is.
+    single_attempt: Client,
+}
+
+impl Clients {
+    fn new(config: kube::Config) -> kube::Result<Self> {
+        let mut single_attempt = config.clone();
+        single_attempt.default_retry = false;
+        Ok(Self { patient: Client::try_from(config)?, single_attempt: Client::try_from(single_attempt)? })
+    }
 }
 
 /// What every part of the process shares.

@@ -3,16 +3,16 @@
 
 pub mod eviction;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     decision::{self, Decision, Settings},
     image::LoginServer,
     registry::Namespace,
-    review::{MIRROR_ANNOTATION, OPT_OUT_LABEL, OPT_OUT_VALUE},
+    review::OPT_OUT_VALUE,
 };
 
 /// What a container waits for when the kubelet could not pull its image, or waits before it tries again.
@@ -72,9 +72,9 @@ impl ListedPod {
     }
 
     fn is_left_alone(&self) -> bool {
-        let opted_out = self.metadata.labels.get(OPT_OUT_LABEL).is_some_and(|value| value == OPT_OUT_VALUE);
-        let mirror = self.metadata.annotations.contains_key(MIRROR_ANNOTATION);
-        opted_out || mirror || self.metadata.deletion_timestamp.is_some()
+        let Metadata { labels, annotations, deletion_timestamp, .. } = &self.metadata;
+        let opted_out = labels.opt_out.as_deref() == Some(OPT_OUT_VALUE);
+        opted_out || annotations.mirror.is_some() || deletion_timestamp.is_some()
     }
 
     fn references(&self, pull_secret: &str) -> bool {
@@ -115,11 +115,27 @@ struct Metadata {
     namespace: String,
     name: String,
     uid: String,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
+    labels: Labels,
+    annotations: Annotations,
     creation_timestamp: Option<Timestamp>,
     deletion_timestamp: Option<Timestamp>,
     owner_references: Vec<OwnerReference>,
+}
+
+/// The one label that counts, `OPT_OUT_LABEL` of the module for reviews.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    #[serde(rename = "acr-pull-injector.io/inject")]
+    opt_out: Option<String>,
+}
+
+/// The one annotation that counts. The others can be large, and are not kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirror: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

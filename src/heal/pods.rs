@@ -76,8 +76,8 @@ pub enum PodsError {
 }
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
-/// A pod has 5 to 15 KB on the wire, so that a page stays below 4 MB.
-const PAGE_LENGTH: u32 = 250;
+/// A pod has 5 to 15 KB on the wire, so that a page stays below 1.5 MB.
+const PAGE_LENGTH: u32 = 100;
 
 impl Pods {
     /// The pods that `client` reaches.

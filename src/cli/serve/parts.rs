@@ -8,7 +8,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use super::{
-    Process,
+    Clients, Process,
     arguments::{CertificateArguments, CertificateSource, ElectionArguments},
 };
 use crate::{
@@ -18,6 +18,8 @@ use crate::{
     credentials::Credentials,
     domain::pull_secret::MANAGER,
     ensure::Ensurer,
+    events::{Events, Ourselves},
+    heal::{HealSettings, Healer},
     leader,
     namespaces::KubernetesNamespaces,
     reload::ConfigurationReload,
@@ -77,7 +79,7 @@ pub(super) struct Parts {
 
 /// Builds the use case and starts what runs behind it: watches, retries, reconciler, reload.
 pub(super) async fn start_parts(
-    client: Client,
+    Clients { patient: client, single_attempt }: Clients,
     configuration: Configuration,
     configuration_file: PathBuf,
     own_namespace: String,
@@ -85,6 +87,7 @@ pub(super) async fn start_parts(
     process: &Process,
 ) -> Parts {
     let ElectionArguments { lease, identity } = election;
+    let pod = identity.clone();
     let identity = identity.unwrap_or_else(|| format!("{MANAGER}-{:016x}", fastrand::u64(..)));
     let Process { lifecycle, readiness, metrics } = process;
     let stopping = lifecycle.stopping();
@@ -92,6 +95,9 @@ pub(super) async fn start_parts(
     if configuration.rules.is_empty() {
         tracing::warn!(file = %configuration_file.display(), "no registry is configured: every pod is admitted unchanged");
     }
+    let (events, recorder) = Events::new(metrics.clone(), Clock::system());
+    let ourselves = Ourselves { namespace: own_namespace.clone(), pod };
+    lifecycle.spawn("events", recorder.run(client.clone(), ourselves, stopping.clone()));
     let settings = Arc::new(ArcSwap::from_pointee(configuration.settings(Some(&own_namespace))));
     let credentials = Arc::new(Credentials::read(&configuration, metrics.clone(), Clock::system()).await);
     lifecycle.spawn("credentials", credentials.clone().follow(announce.clone(), stopping.clone()));
@@ -103,26 +109,45 @@ pub(super) async fn start_parts(
     let pull_secrets_synced = readiness.gate("pull secrets");
     lifecycle.spawn("pull secrets", pull_secrets.clone().follow(pull_secrets_synced.clone(), stopping.clone()));
 
-    let ensurer = Arc::new(Ensurer::new(
-        credentials.clone(),
-        pull_secrets.clone(),
-        settings.clone(),
-        metrics.clone(),
-        Clock::system(),
-    ));
+    let ensurer =
+        Ensurer::new(credentials.clone(), pull_secrets.clone(), settings.clone(), metrics.clone(), Clock::system());
+    let ensurer = Arc::new(ensurer.with_events(events.clone()));
     let retries = RetryQueue::new();
     lifecycle
         .spawn("retries", retries.clone().run(ensurer.clone(), namespaces.clone(), settings.clone(), stopping.clone()));
     let leader = watch::Sender::new(false);
     let election = leader::run(client, own_namespace.clone(), lease, identity, leader.clone(), stopping.clone());
     lifecycle.spawn("election", election);
+    let heal_settings =
+        Arc::new(ArcSwap::from_pointee(HealSettings { evict_stuck_pods: configuration.evict_stuck_pods }));
+    let healer = Healer {
+        ensurer: ensurer.clone(),
+        namespaces: namespaces.clone(),
+        retries: retries.clone(),
+        settings: heal_settings.clone(),
+        events: events.clone(),
+    };
+    let synced = || {
+        let (namespaces, pull_secrets) = (namespaces_synced.clone(), pull_secrets_synced.clone());
+        async move {
+            namespaces.opened().await;
+            pull_secrets.opened().await;
+        }
+    };
+    let (following, shutdown, caches) = (leader.subscribe(), stopping.clone(), synced());
+    lifecycle.spawn("healing", async move {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = caches => {}
+        }
+        healer.run(single_attempt, following, shutdown).await;
+    });
     let reconciler = Reconciler::new(ensurer.clone(), namespaces.clone(), retries.clone());
-    let following = leader.subscribe();
-    let shutdown = stopping.clone();
+    let (following, shutdown, caches) = (leader.subscribe(), stopping.clone(), synced());
     lifecycle.spawn("reconciler", async move {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = async { namespaces_synced.opened().await; pull_secrets_synced.opened().await } => {}
+            () = caches => {}
         }
         reconciler.run(following, changes, shutdown).await;
     });
@@ -131,13 +156,22 @@ pub(super) async fn start_parts(
         own_namespace,
         current: configuration,
         settings: settings.clone(),
+        heal_settings,
+        events: events.clone(),
         credentials,
         metrics: metrics.clone(),
         announce,
     };
     lifecycle.spawn("configuration", reload.run(stopping.clone()));
 
-    let admission =
-        Admission { ensurer, namespaces, retries, settings, lifecycle: lifecycle.clone(), metrics: metrics.clone() };
+    let admission = Admission {
+        ensurer,
+        namespaces,
+        retries,
+        settings,
+        events,
+        lifecycle: lifecycle.clone(),
+        metrics: metrics.clone(),
+    };
     Parts { admission, pull_secrets }
 }

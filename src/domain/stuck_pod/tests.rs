@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::{
     image::LoginServerRule,
     registry::{HostPattern, NamespaceSelector, RegistryRule, RegistryRules},
+    review::{MIRROR_ANNOTATION, OPT_OUT_LABEL},
 };
 
 fn settings() -> Settings {
@@ -144,13 +147,13 @@ fn what_counts_as_stuck() {
             false,
         ),
         ("references another", with(&[("/spec/imagePullSecrets", json!([{"name": "own"}, {}]))]), true),
-        ("opted out", with(&[("/metadata/labels", json!({"acr-pull-injector.io/inject": "disabled"}))]), false),
+        ("opted out", with(&[("/metadata/labels", json!({ OPT_OUT_LABEL: OPT_OUT_VALUE }))]), false),
         (
             "label with another value",
             with(&[("/metadata/labels", json!({"acr-pull-injector.io/inject": "enabled"}))]),
             true,
         ),
-        ("mirror pod", with(&[("/metadata/annotations", json!({"kubernetes.io/config.mirror": "x"}))]), false),
+        ("mirror pod", with(&[("/metadata/annotations", json!({ MIRROR_ANNOTATION: "x", "a": "b" }))]), false),
         ("goes away", with(&[("/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"))]), false),
     ];
     for (name, pod, expected) in rows {
