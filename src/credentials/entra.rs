@@ -1,8 +1,8 @@
 //! Tokens of Entra, by `azure_identity` over our own transport.
 //!
 //! `azure_identity` 1.0 loses status and code of an answer whose description holds an escape (`EntraIdErrorResponse`
-//! borrows from the JSON), and it repeats requests to the metadata service for minutes. So the transport classifies every
-//! answer itself, and the first failure it sees ends the sign-in. A credential object lives for one sign-in: the token is
+//! borrows from the JSON), and it would repeat requests to the metadata service for minutes. So the transport classifies
+//! every answer itself, and the first failure it sees ends the sign-in. A credential object lives for one sign-in: the token is
 //! cached here, by our clock.
 
 mod refusal;
@@ -26,7 +26,6 @@ use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
     ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
 };
-use tokio::sync::Notify;
 
 use super::{
     azure_error::{AzureError, AzureErrorKind, Party},
@@ -74,16 +73,10 @@ impl Entra {
             party: party.clone(),
             proof: ProofKind::of(&identity.proof),
             failure: Mutex::default(),
-            failed: Notify::new(),
         });
         let credential = self.credential(identity, &party, exchange.clone()).await?;
         let scopes = [identity.scope.as_str()];
-        let token = tokio::select! {
-            token = credential.get_token(&scopes, None) => token,
-            // Whatever would still be tried comes later, by our own back-off.
-            () = exchange.failed.notified() => return Err(exchange.failure()),
-        };
-        match token {
+        match credential.get_token(&scopes, None).await {
             Ok(AccessToken { token, expires_on }) => {
                 let life = (expires_on - OffsetDateTime::now_utc()).whole_seconds();
                 let life = Duration::from_secs(u64::try_from(life).unwrap_or_default());
@@ -220,7 +213,6 @@ struct Exchange {
     party: Party,
     proof: ProofKind,
     failure: Mutex<Option<AzureError>>,
-    failed: Notify,
 }
 
 impl Exchange {
@@ -233,9 +225,10 @@ impl Exchange {
             .unwrap_or_else(|| AzureError::new(AzureErrorKind::NotTheService { html: false }, self.party.clone()))
     }
 
+    /// Keeps the failure. The kind of the error is one that `azure_core` never retries, whatever the credential's own retry
+    /// options say: our back-off decides.
     fn fail(&self, error: AzureError) -> azure_core::Error {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.failed.notify_one();
         azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, "see the recorded failure")
     }
 }

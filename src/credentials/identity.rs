@@ -16,6 +16,8 @@ pub struct Identity {
     pub authority: Url,
     /// What it asks for.
     pub scope: String,
+    /// See [`Identity::fingerprint`].
+    fingerprint: CredentialSourceHash,
 }
 
 /// How an identity proves itself.
@@ -59,6 +61,24 @@ pub struct Application {
 }
 
 impl Identity {
+    /// An identity that signs in at `authority` and asks for `scope`.
+    pub fn new(proof: Proof, authority: Url, scope: String) -> Self {
+        let nobody = Application { tenant: String::new(), client: String::new() };
+        let Application { tenant, client } = proof.application().unwrap_or(&nobody);
+        let file;
+        let (kind, evidence) = match &proof {
+            Proof::Secret { secret, .. } => ("secret", secret.expose()),
+            Proof::Certificate { certificate, .. } => ("certificate", certificate.fingerprint()),
+            Proof::FederatedToken { token_file, .. } => {
+                file = token_file.display().to_string();
+                ("federated", file.as_str())
+            }
+            Proof::Machine { client } => ("machine", client.as_deref().unwrap_or_default()),
+        };
+        let fingerprint = CredentialSourceHash::of(&[kind, tenant, client, evidence, authority.as_str(), &scope]);
+        Self { proof, authority, scope, fingerprint }
+    }
+
     /// Who is asked for its tokens.
     pub fn party(&self) -> Party {
         match self.application() {
@@ -79,23 +99,21 @@ impl Identity {
     /// Tells whether tokens come from the same identity and the same proof. A federated token is renewed all the time and
     /// does not count.
     pub fn fingerprint(&self) -> CredentialSourceHash {
-        let Application { tenant, client } =
-            self.application().cloned().unwrap_or(Application { tenant: String::new(), client: String::new() });
-        let (kind, proof) = match &self.proof {
-            Proof::Secret { secret, .. } => ("secret", secret.expose().to_owned()),
-            Proof::Certificate { certificate, .. } => ("certificate", certificate.fingerprint().to_owned()),
-            Proof::FederatedToken { token_file, .. } => ("federated", token_file.display().to_string()),
-            Proof::Machine { client } => ("machine", client.clone().unwrap_or_default()),
-        };
-        CredentialSourceHash::of(&[kind, &tenant, &client, &proof, self.authority.as_str(), &self.scope])
+        self.fingerprint.clone()
     }
 
     fn application(&self) -> Option<&Application> {
-        match &self.proof {
-            Proof::Secret { application, .. }
-            | Proof::Certificate { application, .. }
-            | Proof::FederatedToken { application, .. } => Some(application),
-            Proof::Machine { .. } => None,
+        self.proof.application()
+    }
+}
+
+impl Proof {
+    fn application(&self) -> Option<&Application> {
+        match self {
+            Self::Secret { application, .. }
+            | Self::Certificate { application, .. }
+            | Self::FederatedToken { application, .. } => Some(application),
+            Self::Machine { .. } => None,
         }
     }
 }

@@ -116,7 +116,7 @@ async fn read(configuration: &CredentialConfiguration, azure: &AzureConfiguratio
         }
         IdentityConfiguration::Managed { client } => Proof::Machine { client: client.clone() },
     };
-    let identity = Identity { proof, authority: azure.authority_host.clone(), scope: azure.scope.clone() };
+    let identity = Identity::new(proof, azure.authority_host.clone(), azure.scope.clone());
     Ok(Material::Identity { identity: Arc::new(identity), token_hash })
 }
 

@@ -196,7 +196,13 @@ fn delay(attempts: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    };
+
     use super::*;
+    use crate::credentials::azure_error::{AzureErrorKind, Party};
 
     #[test]
     fn delays_grow_to_five_minutes_and_are_spread() {
@@ -207,5 +213,30 @@ mod tests {
             let span = Duration::from_secs(longest) - FIRST_DELAY;
             assert!(*most - *least > span.mul_f64(0.8), "{attempts}: {least:?} to {most:?} is not spread");
         }
+    }
+
+    #[tokio::test]
+    async fn a_failed_fetch_keeps_the_value_until_it_expires() {
+        let time = Arc::new(AtomicI64::new(0));
+        let shown = time.clone();
+        let clock = Clock::from_fn(move || Timestamp::from_second(shown.load(Ordering::SeqCst)).unwrap());
+        let token = Renewed::new(clock);
+        let [renew_at, expires_at] = [5_000, 10_000].map(|second| Timestamp::from_second(second).unwrap());
+        let fetched = Fetched { value: "token", lifetime: Lifetime { renew_at, expires_at } };
+        token.get(|| async { Ok(fetched) }).await.unwrap();
+        let fail = || async {
+            let party = Party::Registry { login_server: "contoso.azurecr.io".to_owned() };
+            Err(AzureError::new(AzureErrorKind::Timeout, party).into())
+        };
+        let unasked = || async { panic!("there is a good token") };
+        assert_eq!(token.get(unasked).await.unwrap().value, "token");
+        time.store(5_000, Ordering::SeqCst);
+        assert!(!token.renew(fail).await);
+        assert_eq!(token.get(unasked).await.unwrap().value, "token");
+        // Within the margin of five minutes a newer one is asked for.
+        time.store(9_800, Ordering::SeqCst);
+        assert_eq!(token.get(fail).await.unwrap().value, "token");
+        time.store(10_000, Ordering::SeqCst);
+        assert!(token.get(fail).await.is_err());
     }
 }

@@ -36,11 +36,20 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Credentials {
     configured: ArcSwap<Configured>,
-    known: ArcSwap<BTreeMap<RegistryName, Result<Material, MaterialError>>>,
+    known: ArcSwap<BTreeMap<RegistryName, Known>>,
     cache: TokenCache,
     metrics: Arc<Metrics>,
     /// Readings of files follow each other, so that a slow one cannot undo a later one.
     reading: tokio::sync::Mutex<()>,
+}
+
+/// What is known of a rule's credential.
+#[derive(Debug)]
+struct Known {
+    /// What is in use.
+    material: Result<Material, MaterialError>,
+    /// Why the files could not be read last time.
+    fault: Option<MaterialError>,
 }
 
 /// The parts of the configuration that credentials depend on.
@@ -118,55 +127,55 @@ impl Credentials {
         for (registry, credential) in &configured.credentials {
             let read = Material::read(credential, &configured.azure).await;
             self.metrics.credential_readable(registry.as_str(), read.is_ok());
-            let (result, differs) = self.compare(registry, read, before.get(registry));
+            let (known, differs) = self.compare(registry, read, before.get(registry));
             changed |= differs;
-            now.insert(registry.clone(), result);
+            now.insert(registry.clone(), known);
         }
         self.warm(&configured, &now);
         self.known.store(Arc::new(now));
         changed
     }
 
-    /// What to go on with, and whether it is another credential than before.
+    /// What to go on with, and whether it is another credential than before. A fault is said once, not at every poll.
     fn compare(
         &self,
         registry: &RegistryName,
         read: Result<Material, MaterialError>,
-        known: Option<&Result<Material, MaterialError>>,
-    ) -> (Result<Material, MaterialError>, bool) {
+        before: Option<&Known>,
+    ) -> (Known, bool) {
+        let known = before.and_then(|before| before.material.as_ref().ok());
         match (read, known) {
-            (Ok(material), Some(Ok(known))) if material == *known => (Ok(material), false),
-            (Ok(material), Some(Ok(known))) if material.source() == known.source() => {
-                // The same identity with a fresh federated token, which may be what a refused sign-in was waiting for.
-                self.cache.retry_now(&material.source());
-                (Ok(material), false)
+            (Ok(material), Some(known)) if material.source() == known.source() => {
+                if material != *known {
+                    // A fresh federated token may be what a refused sign-in was waiting for.
+                    self.cache.retry_now(&material.source());
+                }
+                (Known { material: Ok(material), fault: None }, false)
             }
             (Ok(material), _) => {
                 tracing::info!(%registry, "credential read");
-                (Ok(material), true)
+                (Known { material: Ok(material), fault: None }, true)
             }
-            // What worked keeps working while a file is away or half written.
-            (Err(error), Some(Ok(known))) => {
-                tracing::warn!(%registry, %error, "the credential read before stays in use");
-                (Ok(known.clone()), false)
-            }
-            (Err(error), Some(Err(known))) if error == *known => (Err(error), false),
-            (Err(error), _) => {
-                tracing::warn!(
-                    %registry,
-                    %error,
-                    "pods of this registry are admitted, their pull secret waits for the credential"
-                );
-                (Err(error), false)
+            (Err(error), known) => {
+                if before.is_none_or(|before| before.fault.as_ref() != Some(&error)) {
+                    let consequence = match known {
+                        Some(_) => "the credential read before stays in use",
+                        None => "pods of this registry are admitted, their pull secret waits for the credential",
+                    };
+                    tracing::warn!(%registry, %error, "{consequence}");
+                }
+                // What worked keeps working while a file is away or half written.
+                let material = known.cloned().ok_or_else(|| error.clone());
+                (Known { material, fault: Some(error) }, false)
             }
         }
     }
 
     /// Has the cache keep a token for every exact host of a rule that delivers tokens.
-    fn warm(&self, configured: &Configured, known: &BTreeMap<RegistryName, Result<Material, MaterialError>>) {
+    fn warm(&self, configured: &Configured, known: &BTreeMap<RegistryName, Known>) {
         let identities: BTreeMap<RegistryName, Arc<Identity>> = known
             .iter()
-            .filter_map(|(registry, material)| match material {
+            .filter_map(|(registry, known)| match &known.material {
                 Ok(Material::Identity { identity, .. }) => Some((registry.clone(), identity.clone())),
                 _ => None,
             })
@@ -196,7 +205,7 @@ impl CredentialSource for Credentials {
         if !rule.is_some_and(|rule| rule.covers(login_server)) {
             return Err(failed(format!("it does not cover {login_server} any more")));
         }
-        let material = match self.known.load().get(registry) {
+        let material = match self.known.load().get(registry).map(|known| &known.material) {
             Some(Ok(material)) => material.clone(),
             Some(Err(error)) => return Err(failed(error.to_string())),
             None => return Err(failed("it is not configured any more".to_owned())),
@@ -214,7 +223,7 @@ impl CredentialSource for Credentials {
 
     fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash> {
         let known = self.known.load();
-        known.get(registry).and_then(|known| known.as_ref().ok()).map(Material::source)
+        known.get(registry).and_then(|known| known.material.as_ref().ok()).map(Material::source)
     }
 }
 

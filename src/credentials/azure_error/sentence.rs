@@ -154,8 +154,8 @@ fn common(error: &AzureError, host: &str, field: &str, formatter: &mut fmt::Form
         }
         AzureErrorKind::Dns => write!(
             formatter,
-            "the name {host} cannot be resolved: check the spelling of {field}, and the cluster's DNS (private endpoints \
-             need their DNS zone)"
+            "the name {host} cannot be resolved: check the spelling of {field}, the cluster's DNS (private endpoints need \
+             their DNS zone), and HTTPS_PROXY if Azure is behind a proxy"
         ),
         AzureErrorKind::Connection(fault) => {
             let fault = match fault {

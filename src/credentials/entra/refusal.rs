@@ -43,6 +43,9 @@ pub(super) fn of(answer: &Answer, party: &Party, proof: ProofKind) -> Option<Azu
         StatusCode::FORBIDDEN if code.is_none() && body.is_none() => AzureErrorKind::Firewall,
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => AzureErrorKind::Proxy,
         _ => match &body {
+            Some(body) if matches!(body.error.as_deref(), Some("temporarily_unavailable" | "server_error")) => {
+                AzureErrorKind::Unavailable
+            }
             Some(body) if code.is_some() || body.error.is_some() => AzureErrorKind::EntraRefused { error: name(body) },
             None if code.is_some() => AzureErrorKind::EntraRefused { error: None },
             _ => AzureErrorKind::NotTheService { html: false },

@@ -12,7 +12,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::lock;
+use crate::{lock, token::random};
 
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -30,7 +30,8 @@ impl Authority {
     #[expect(clippy::expect_used, reason = "the parameters are constants")]
     pub(crate) fn new() -> Self {
         let mut parameters = CertificateParams::default();
-        parameters.distinguished_name.push(DnType::CommonName, "CA of the fake Azure");
+        // A name of its own, so that a stranger's CA is an unknown issuer and not a wrong signature.
+        parameters.distinguished_name.push(DnType::CommonName, random("CA of a fake Azure "));
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key is made");
         let issuer = CertifiedIssuer::self_signed(parameters, key).expect("the CA is signed");

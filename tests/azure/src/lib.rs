@@ -17,6 +17,7 @@ mod server;
 mod token;
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -98,6 +99,16 @@ impl FakeAzure {
     /// The login server of a registry: `<name>.localhost:<port>`.
     pub fn login_server(&self, name: &str) -> String {
         format!("{name}.{SUFFIX}:{}", self.registry_server.port())
+    }
+
+    /// The key that registries sign their tokens with, as a JSON Web Key Set.
+    pub fn registry_keys(&self) -> String {
+        self.registries.key_set()
+    }
+
+    /// Where registries listen, whatever their names.
+    pub fn registry_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.registry_server.port()))
     }
 
     /// The certificate of the CA that both services' certificates come from.

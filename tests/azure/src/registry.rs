@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     Clock, Entra, TENANT,
     fault::{Fault, Faults, Seen},
-    lock, token,
+    lock,
+    token::{self, Signer},
 };
 
 /// The user name that goes with a refresh token.
@@ -24,6 +25,7 @@ pub(crate) struct Registries(Arc<Shared>);
 struct Shared {
     clock: Clock,
     entra: Entra,
+    signer: Arc<Signer>,
     registries: Mutex<BTreeMap<String, Registry>>,
 }
 
@@ -34,6 +36,7 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     clock: Clock,
     entra: Entra,
+    signer: Arc<Signer>,
     state: Mutex<Known>,
 }
 
@@ -71,7 +74,11 @@ impl std::fmt::Debug for Registry {
 
 impl Registries {
     pub(crate) fn new(clock: Clock, entra: Entra) -> Self {
-        Self(Arc::new(Shared { clock, entra, registries: Mutex::default() }))
+        Self(Arc::new(Shared { clock, entra, signer: Arc::new(Signer::new()), registries: Mutex::default() }))
+    }
+
+    pub(crate) fn key_set(&self) -> String {
+        self.0.signer.key_set()
     }
 
     pub(crate) fn registry(&self, name: &str) -> Registry {
@@ -79,8 +86,8 @@ impl Registries {
         lock(&self.0.registries)
             .entry(name.to_owned())
             .or_insert_with(|| {
-                let (clock, entra) = (self.0.clock.clone(), self.0.entra.clone());
-                Registry(Arc::new(Inner { clock, entra, state: Mutex::new(known) }))
+                let (clock, entra, signer) = (self.0.clock.clone(), self.0.entra.clone(), self.0.signer.clone());
+                Registry(Arc::new(Inner { clock, entra, signer, state: Mutex::new(known) }))
             })
             .clone()
     }
@@ -94,22 +101,22 @@ impl Registries {
 impl Registry {
     /// Gives the application the role to pull.
     pub fn grant(&self, client: &str) -> &Self {
-        self.change(|known| drop(known.readers.insert(client.to_owned())))
+        self.change(|known| known.readers.extend([client.to_owned()]))
     }
 
     /// Takes the role away.
     pub fn withdraw(&self, client: &str) -> &Self {
-        self.change(|known| drop(known.readers.remove(client)))
+        self.change(|known| known.readers.retain(|reader| reader != client))
     }
 
     /// Accepts a user name and a password of the registry's own.
     pub fn add_user(&self, username: &str, password: &str) -> &Self {
-        self.change(|known| drop(known.users.insert(username.to_owned(), password.to_owned())))
+        self.change(|known| known.users.extend([(username.to_owned(), password.to_owned())]))
     }
 
     /// Stores an image under a tag or digest.
     pub fn add_image(&self, repository: &str, tag_or_digest: &str) -> &Self {
-        self.change(|known| drop(known.images.insert((repository.to_owned(), tag_or_digest.to_owned()))))
+        self.change(|known| known.images.extend([(repository.to_owned(), tag_or_digest.to_owned())]))
     }
 
     /// How long refresh tokens are good from now on. Default three hours.
@@ -179,12 +186,21 @@ impl Registry {
         let allowed = known.readers.contains(&owner.client) && tenant.is_none_or(|tenant| tenant == owner.tenant);
         (for_registries && allowed && owner.tenant == TENANT).then(|| {
             let life = known.token_life;
-            known.issue(Kind::Refresh, life, host, self.now())
+            known.issue(Kind::Refresh, life, host, &json!([]), self)
         })
     }
 
-    pub(crate) fn issue_access_token(&self, host: &str) -> String {
-        lock(&self.0.state).issue(Kind::Access, Duration::from_secs(75 * 60), host, self.now())
+    /// For what is asked for in `scopes` (`repository:<name>:pull`), less all that is more than to pull.
+    pub(crate) fn issue_access_token(&self, host: &str, scopes: &[String]) -> String {
+        let scopes = scopes.iter().flat_map(|scopes| scopes.split(' '));
+        let access: Value = scopes
+            .filter_map(|scope| {
+                let (resource, _) = scope.rsplit_once(':')?;
+                let (kind, name) = resource.split_once(':')?;
+                Some(json!({"type": kind, "name": name, "actions": ["pull"]}))
+            })
+            .collect();
+        lock(&self.0.state).issue(Kind::Access, Duration::from_secs(75 * 60), host, &access, self)
     }
 
     pub(crate) fn accepts_access_token(&self, token: &str) -> bool {
@@ -206,12 +222,13 @@ impl Registry {
 }
 
 impl Known {
-    fn issue(&mut self, kind: Kind, life: Duration, host: &str, now: i64) -> String {
+    fn issue(&mut self, kind: Kind, life: Duration, host: &str, access: &Value, registry: &Registry) -> String {
+        let now = registry.now();
         let expires_at = now + i64::try_from(life.as_secs()).unwrap_or_default();
         let grant_type = if kind == Kind::Refresh { "refresh_token" } else { "access_token" };
-        let token = token::jwt(&json!({
+        let token = registry.0.signer.jwt(&json!({
             "iss": "Azure Container Registry", "aud": host, "iat": now, "nbf": now, "exp": expires_at,
-            "grant_type": grant_type, "tenant": TENANT, "jti": token::random("jti-"),
+            "grant_type": grant_type, "tenant": TENANT, "jti": token::random("jti-"), "access": access,
         }));
         self.tokens.insert(token.clone(), Issued { kind, expires_at });
         token

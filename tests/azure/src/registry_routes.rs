@@ -44,10 +44,12 @@ async fn answer(State(registries): State<Registries>, request: Request) -> Respo
         (Method::POST, "/oauth2/exchange") => call.exchange(),
         (Method::GET | Method::POST, "/oauth2/token") => call.token(parts.uri.query().unwrap_or_default()),
         (Method::GET, "/v2/") => call.base(),
-        (Method::GET | Method::HEAD, path) => match path.strip_prefix("/v2/").and_then(|path| path.split_once("/manifests/")) {
-            Some((repository, tag_or_digest)) => call.manifest(repository, tag_or_digest),
-            None => StatusCode::NOT_FOUND.into_response(),
-        },
+        (Method::GET | Method::HEAD, path) => {
+            match path.strip_prefix("/v2/").and_then(|path| path.split_once("/manifests/")) {
+                Some((repository, tag_or_digest)) => call.manifest(repository, tag_or_digest),
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
+        }
         _ => StatusCode::NOT_FOUND.into_response(),
     }
 }
@@ -76,7 +78,9 @@ impl Call {
         let field = |name: &str| {
             let form = self.seen.field(name).map(str::to_owned);
             form.or_else(|| {
-                url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into())
+                url::form_urlencoded::parse(query.as_bytes())
+                    .find(|(key, _)| key == name)
+                    .map(|(_, value)| value.into())
             })
         };
         let pair = match field("grant_type").as_deref() {
@@ -87,11 +91,18 @@ impl Call {
         let service_fits = field("service").as_deref() == Some(&self.host);
         match pair {
             Some((username, password)) if service_fits && self.registry.accepts(&username, &password) => {
-                let token = self.registry.issue_access_token(&self.host);
+                let token = self.registry.issue_access_token(&self.host, &self.scopes(query));
                 json_answer(StatusCode::OK, json!({"access_token": token}).to_string())
             }
             _ => unauthorized(),
         }
+    }
+
+    /// Each `scope` of the form and of the query.
+    fn scopes(&self, query: &str) -> Vec<String> {
+        let form = self.seen.form.iter().cloned();
+        let all = form.chain(url::form_urlencoded::parse(query.as_bytes()).into_owned());
+        all.filter(|(key, _)| key == "scope").map(|(_, value)| value).collect()
     }
 
     fn base(&self) -> Response {
@@ -113,7 +124,7 @@ impl Call {
     fn challenge(&self, scope: Option<&str>) -> Response {
         let mut challenge = format!("Bearer realm=\"{}\",service=\"{}\"", self.registry.realm(&self.host), self.host);
         if let Some(scope) = scope {
-            challenge.push_str(&format!(",scope=\"{scope}\""));
+            challenge = format!("{challenge},scope=\"{scope}\"");
         }
         let mut answer = unauthorized();
         if let Ok(challenge) = challenge.parse() {

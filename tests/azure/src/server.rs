@@ -82,7 +82,9 @@ impl Drop for Server {
 /// A port outside the range that outgoing connections use, so that it is free again after a pause.
 #[expect(clippy::panic, reason = "a test cannot go on without its fake")]
 fn listen() -> (u16, TcpListener) {
-    let start = std::process::id() ^ std::time::SystemTime::now().elapsed().map_or(0, |_| rand_u32());
+    let mut bytes = [0; 4];
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    let start = u32::from_le_bytes(bytes);
     for attempt in 0..2_000_u32 {
         let port = 18_000 + u16::try_from((start.wrapping_add(attempt * 7)) % 14_000).unwrap_or(0);
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
@@ -90,10 +92,4 @@ fn listen() -> (u16, TcpListener) {
         }
     }
     panic!("no free port on loopback")
-}
-
-fn rand_u32() -> u32 {
-    let mut bytes = [0; 4];
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    u32::from_le_bytes(bytes)
 }
