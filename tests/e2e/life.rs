@@ -31,7 +31,6 @@ use crate::world::{Error, World, entries, eventually, expect, expect_equal};
 
 const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
 
-
 /// The parts of one replica.
 struct Replica {
     credentials: Arc<Credentials>,

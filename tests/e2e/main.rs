@@ -18,6 +18,7 @@ mod injection;
 mod installation;
 mod life;
 mod permissions;
+mod registry;
 mod upkeep;
 mod world;
 
@@ -100,6 +101,11 @@ fn side_by_side() -> Vec<(&'static str, Case)> {
         healing::a_complaint_of_a_kubelet_has_the_pull_secret_made,
         healing::a_stuck_pod_is_told_so,
         healing::a_budget_protects_pods_that_run,
+        registry::a_pod_pulls_with_the_password_of_a_service_principal,
+        registry::two_registries_pull_with_one_pull_secret,
+        registry::a_port_in_the_image_is_found_in_the_pull_secret,
+        registry::a_digest_in_the_image_pulls,
+        registry::a_token_of_the_registry_pulls,
         permissions::no_other_secret_can_be_read,
         permissions::nothing_but_a_pull_secret_can_be_written,
         permissions::a_foreign_secret_can_be_neither_written_nor_deleted,
@@ -114,6 +120,7 @@ fn alone() -> Vec<(&'static str, Case)> {
         upkeep::an_immutable_pull_secret_is_made_anew,
         upkeep::a_changed_configuration_takes_effect_and_a_bad_one_does_not,
         upkeep::a_rewrite_survives_the_death_of_its_leader,
+        registry::a_rotated_password_pulls_until_it_is_revoked,
         disruption::two_replicas_adding_registries_at_once_lose_none,
         disruption::a_rolling_restart_under_load_fails_no_call,
         disruption::pods_are_admitted_while_the_webhook_is_dead,

@@ -30,6 +30,8 @@ pub struct World {
     pub client: Client,
     /// Cases that disturb others take it for writing.
     pub undisturbed: tokio::sync::RwLock<()>,
+    /// Started by the first case that pulls; see [`crate::registry::registries`].
+    pub registries: tokio::sync::OnceCell<crate::registry::Registries>,
     numbers: AtomicU32,
 }
 
@@ -48,6 +50,7 @@ impl World {
             installation,
             client,
             undisturbed: tokio::sync::RwLock::default(),
+            registries: tokio::sync::OnceCell::new(),
             numbers: AtomicU32::new(0),
         }
     }

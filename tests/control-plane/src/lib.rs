@@ -21,6 +21,7 @@
 //! Linux only: it relies on all of 127.0.0.0/8 being local.
 
 mod admin_credentials;
+mod background_program;
 mod control_plane;
 mod daemon;
 mod environment;
@@ -32,13 +33,16 @@ mod loopback;
 mod programs;
 mod progress;
 mod random;
+mod registry;
 mod service_account_token;
 mod service_forwarder;
 mod version;
 
+pub use background_program::BackgroundProgram;
 pub use control_plane::{ControlPlane, ControlPlaneBuilder, ControlPlaneError};
 pub use helm::{Helm, helm_program};
 pub use local_pod::{LocalPod, LocalPodError, LocalPodOptions};
 pub use programs::ProgramError;
+pub use registry::{crane_program, registry_program};
 pub use service_forwarder::ServiceForwarder;
 pub use version::KubernetesVersion;

@@ -43,7 +43,8 @@ pub enum ProgramError {
     /// Go is not installed.
     #[error(
         "{product} must be built once, and there is no `go` on PATH: install Go >= {required} (https://go.dev/dl), or \
-         set KUBEBUILDER_ASSETS to a directory that holds etcd, kube-apiserver, kube-controller-manager and helm"
+         set KUBEBUILDER_ASSETS to a directory that holds etcd, kube-apiserver, kube-controller-manager and helm, for \
+         tests that pull also registry and crane"
     )]
     GoMissing {
         /// What was to be built.
@@ -55,7 +56,7 @@ pub enum ProgramError {
     #[error(
         "{product} needs Go >= {required}, and this machine has {found}: install a newer Go (https://go.dev/dl), set \
          GOTOOLCHAIN=auto, or set KUBEBUILDER_ASSETS to a directory that holds etcd, kube-apiserver, \
-         kube-controller-manager and helm"
+         kube-controller-manager and helm, for tests that pull also registry and crane"
     )]
     GoTooOld {
         /// What was to be built.
@@ -137,7 +138,7 @@ impl Workbench {
 
     /// The pinned helm, or the one in `KUBEBUILDER_ASSETS` if it holds one.
     pub(crate) fn helm(&self) -> Result<PathBuf, ProgramError> {
-        if let Some(helm) = self.environment.assets.as_ref().and_then(|assets| asset(assets, "helm").ok()) {
+        if let Some(helm) = self.optional_asset("helm") {
             return Ok(helm);
         }
         let module_directory = pinned_module("helm");
@@ -151,6 +152,45 @@ impl Workbench {
             expected: "about 2 minutes",
         };
         Ok(cache::installed(self, &recipe, || Ok(module_directory))?.join("helm"))
+    }
+
+    /// The pinned registry of the distribution project, or the one in `KUBEBUILDER_ASSETS` if it holds one.
+    pub(crate) fn registry(&self) -> Result<PathBuf, ProgramError> {
+        if let Some(registry) = self.optional_asset("registry") {
+            return Ok(registry);
+        }
+        let module_directory = pinned_module("registry");
+        let version = go::required_version(&module_directory, "github.com/distribution/distribution/v3")?;
+        let recipe = Recipe {
+            product: "registry",
+            linker_flags: format!("-s -w -X github.com/distribution/distribution/v3/version.version={version}"),
+            version,
+            generated: false,
+            packages: vec![("registry", "github.com/distribution/distribution/v3/cmd/registry")],
+            expected: "about 3 minutes",
+        };
+        Ok(cache::installed(self, &recipe, || Ok(module_directory))?.join("registry"))
+    }
+
+    /// The pinned crane, a client of registries, or the one in `KUBEBUILDER_ASSETS` if it holds one.
+    pub(crate) fn crane(&self) -> Result<PathBuf, ProgramError> {
+        if let Some(crane) = self.optional_asset("crane") {
+            return Ok(crane);
+        }
+        let module_directory = pinned_module("crane");
+        let recipe = Recipe {
+            product: "crane",
+            version: go::required_version(&module_directory, "github.com/google/go-containerregistry")?,
+            linker_flags: "-s -w".to_owned(),
+            generated: false,
+            packages: vec![("crane", "github.com/google/go-containerregistry/cmd/crane")],
+            expected: "less than 1 minute",
+        };
+        Ok(cache::installed(self, &recipe, || Ok(module_directory))?.join("crane"))
+    }
+
+    fn optional_asset(&self, name: &str) -> Option<PathBuf> {
+        self.environment.assets.as_ref().and_then(|assets| asset(assets, name).ok())
     }
 
     fn etcd(&self) -> Result<PathBuf, ProgramError> {

@@ -203,9 +203,13 @@ mod tests {
 
     #[test]
     fn the_pinned_modules_name_their_versions() {
-        for (name, module) in
-            [("kubernetes", "k8s.io/kubernetes"), ("etcd", "go.etcd.io/etcd/server/v3"), ("helm", "helm.sh/helm/v3")]
-        {
+        for (name, module) in [
+            ("kubernetes", "k8s.io/kubernetes"),
+            ("etcd", "go.etcd.io/etcd/server/v3"),
+            ("helm", "helm.sh/helm/v3"),
+            ("registry", "github.com/distribution/distribution/v3"),
+            ("crane", "github.com/google/go-containerregistry"),
+        ] {
             let version = required_version(&super::super::pinned_module(name), module).unwrap();
             assert!(version.starts_with('v') && version.contains('.'), "{module} {version}");
         }

@@ -108,6 +108,25 @@ fn assets_are_taken_as_they_are_and_need_no_go() {
     let programs = bench.workbench.programs(true).unwrap();
     assert_eq!(programs.controller_manager, Some(assets.join("kube-controller-manager")));
     assert_eq!(programs.helm, assets.join("helm"));
+
+    for program in ["registry", "crane"] {
+        script(&assets, program, "");
+    }
+    assert_eq!(bench.workbench.registry().unwrap(), assets.join("registry"));
+    assert_eq!(bench.workbench.crane().unwrap(), assets.join("crane"));
+}
+
+#[test]
+fn a_registry_and_its_client_are_built_for_those_who_ask_for_them() {
+    let bench = Bench::with_go(WORKING_GO);
+    bench.workbench.programs(true).unwrap();
+    assert!(!bench.calls().contains("registry") && !bench.calls().contains("crane"), "{}", bench.calls());
+    for (program, directory) in
+        [(bench.workbench.registry().unwrap(), "/registry-v3."), (bench.workbench.crane().unwrap(), "/crane-v0.")]
+    {
+        assert_eq!(fs::read_to_string(&program).unwrap(), "built\n", "{}", program.display());
+        assert!(program.to_string_lossy().contains(directory), "{}", program.display());
+    }
 }
 
 #[test]
