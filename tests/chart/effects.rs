@@ -36,6 +36,16 @@ const WEBHOOK: &str = "MutatingWebhookConfiguration/acr-pull-injector";
 const GUARD: &str = "ValidatingAdmissionPolicy/acr-pull-injector-guard";
 const BUDGET: &str = "PodDisruptionBudget/acr-pull-injector";
 const CERTIFICATE: &str = "Certificate/acr-pull-injector-serving-certificate";
+const MONITOR: &str = "ServiceMonitor/acr-pull-injector";
+const PODS_MONITOR: &str = "PodMonitor/acr-pull-injector";
+const RULE: &str = "PrometheusRule/acr-pull-injector";
+const DASHBOARD: &str = "ConfigMap/acr-pull-injector-dashboard";
+const NETWORK: &str = "NetworkPolicy/acr-pull-injector";
+const FLOW: &str = "FlowSchema/acr-pull-injector";
+const SERVICE_MONITOR: &str = "metrics.serviceMonitor.enabled=true";
+const POD_MONITOR: &str = "metrics.podMonitor.enabled=true";
+const ALERTS: &str = "metrics.prometheusRule.enabled=true";
+const FENCE: &str = "networkPolicy.enabled=true";
 const BY_CERT_MANAGER: &str = "certificates.source=certManager";
 
 #[rustfmt::skip]
@@ -50,11 +60,21 @@ const EFFECTS: &[Effect] = &[
     effect("servicePrincipal.clientSecret", &["servicePrincipal.clientId=id", "servicePrincipal.clientSecret=x"], "Secret/acr-pull-injector-service-principal", "/data/clientSecret", r#""eA==""#),
     effect("servicePrincipal.clientSecret", &["servicePrincipal.clientId=id", "servicePrincipal.clientSecret=x"], DEPLOYMENT, "/spec/template/spec/volumes/1/secret/secretName", r#""acr-pull-injector-service-principal""#),
     effect("servicePrincipal.hosts", &["servicePrincipal.existingSecret=x", "servicePrincipal.hosts={contoso.azurecr.io}"], CONFIG, "/data/config.yaml/registries/0/hosts", r#"["contoso.azurecr.io"]"#),
-    effect("servicePrincipal.delivery", &["servicePrincipal.existingSecret=x", "servicePrincipal.delivery=password"], CONFIG, "/data/config.yaml/registries/0/credential/servicePrincipal/delivery", r#""password""#),
+    effect("servicePrincipal.delivery", &["servicePrincipal.existingSecret=x", "servicePrincipal.delivery=token"], CONFIG, "/data/config.yaml/registries/0/credential/servicePrincipal/delivery", r#""token""#),
+    effect("servicePrincipal.tenantId", &["servicePrincipal.existingSecret=x", "servicePrincipal.tenantId=t"], CONFIG, "/data/config.yaml/registries/0/credential/servicePrincipal/tenantId", r#""t""#),
+    effect("servicePrincipal.certificate", &["servicePrincipal.existingSecret=x", "servicePrincipal.delivery=token", "servicePrincipal.certificate=true"], CONFIG, "/data/config.yaml/registries/0/credential/servicePrincipal/clientCertificateFile", r#""/etc/acr-pull-injector/credentials/default/clientCertificate""#),
+    effect("servicePrincipal.certificatePassword", &["servicePrincipal.existingSecret=x", "servicePrincipal.delivery=token", "servicePrincipal.certificate=true", "servicePrincipal.certificatePassword=true"], CONFIG, "/data/config.yaml/registries/0/credential/servicePrincipal/clientCertificatePasswordFile", r#""/etc/acr-pull-injector/credentials/default/clientCertificatePassword""#),
     effect("registries", &["registries[0].name=a", "registries[0].credential.servicePrincipal.existingSecret=x", "registries[0].credential.servicePrincipal.clientId=id", "registries[0].namespaces.names={n}"], CONFIG, "/data/config.yaml/registries/0", r#"{"name": "a", "namespaces": {"names": ["n"]}, "credential": {"servicePrincipal": {"clientId": "id", "clientSecretFile": "/etc/acr-pull-injector/credentials/a/clientSecret"}}}"#),
     effect("registries", &["registries[0].name=a", "registries[0].credential.static.existingSecret=x", "registries[0].credential.static.username=u"], CONFIG, "/data/config.yaml/registries/0/credential/static", r#"{"username": "u", "passwordFile": "/etc/acr-pull-injector/credentials/a/password"}"#),
     effect("registries", &["registries[0].name=a", "registries[0].credential.static.usernameFile=/u", "registries[0].credential.static.passwordFile=/p"], CONFIG, "/data/config.yaml/registries/0/credential/static", r#"{"usernameFile": "/u", "passwordFile": "/p"}"#),
     effect("azure.extraSuffixes", &["azure.extraSuffixes={localhost}"], CONFIG, "/data/config.yaml/azure/extraSuffixes", r#"["localhost"]"#),
+    effect("azure.authorityHost", &["azure.authorityHost=https://login.example"], CONFIG, "/data/config.yaml/azure/authorityHost", r#""https://login.example""#),
+    effect("azure.scope", &["azure.scope=https://x/.default"], CONFIG, "/data/config.yaml/azure/scope", r#""https://x/.default""#),
+    effect("azure.caBundle.configMapName", &["azure.caBundle.configMapName=x"], DEPLOYMENT, "/spec/template/spec/volumes/1/configMap/name", r#""x""#),
+    effect("azure.caBundle.secretName", &["azure.caBundle.secretName=x"], DEPLOYMENT, "/spec/template/spec/volumes/1/secret/secretName", r#""x""#),
+    effect("azure.caBundle.key", &["azure.caBundle.secretName=x", "azure.caBundle.key=k"], CONFIG, "/data/config.yaml/azure/caFile", r#""/etc/acr-pull-injector/ca/k""#),
+    effect("reconcile.writesPerSecond", &["reconcile.writesPerSecond=7"], CONFIG, "/data/config.yaml/reconcile/writesPerSecond", "7"),
+    effect("heal.evictStuckPods", &["heal.evictStuckPods=true"], CONFIG, "/data/config.yaml/heal/evictStuckPods", "true"),
     effect("webhook.failurePolicy", &["webhook.failurePolicy=Fail"], WEBHOOK, "/webhooks/0/failurePolicy", r#""Fail""#),
     effect("webhook.timeoutSeconds", &["webhook.timeoutSeconds=7"], WEBHOOK, "/webhooks/0/timeoutSeconds", "7"),
     effect("webhook.ensureTimeout", &["webhook.ensureTimeout=300ms"], CONFIG, "/data/config.yaml/admission/ensureTimeout", r#""300ms""#),
@@ -63,9 +83,10 @@ const EFFECTS: &[Effect] = &[
     effect("webhook.configurationName", &["webhook.configurationName=zz"], "MutatingWebhookConfiguration/zz", "/metadata/name", r#""zz""#),
     effect("webhook.configurationName", &["webhook.configurationName=zz"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--webhook-configuration", r#""zz""#),
     effect("webhook.labels", &["webhook.labels.a=b"], WEBHOOK, "/metadata/labels/a", r#""b""#),
-    effect("webhook.annotations", &["webhook.annotations.a=b"], WEBHOOK, "/metadata/annotations", r#"{"a": "b"}"#),
+    effect("webhook.annotations", &["webhook.annotations.a=b"], WEBHOOK, "/metadata/annotations/a", r#""b""#),
     effect("webhook.port", &["webhook.port=9443"], DEPLOYMENT, "/spec/template/spec/containers/0/ports/0/containerPort", "9443"),
     effect("webhook.port", &["webhook.port=9443"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--webhook-address", r#""[::]:9443""#),
+    effect("fallbackPolicy.enabled", &["servicePrincipal.existingSecret=x", "fallbackPolicy.enabled=true"], "MutatingAdmissionPolicyBinding/acr-pull-injector-fallback", "/spec/policyName", r#""acr-pull-injector-fallback""#),
     effect("certificates.source", &[BY_CERT_MANAGER], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--certificate-source", r#""files""#),
     effect("certificates.certManager.issuerRef", &[BY_CERT_MANAGER, "certificates.certManager.issuerRef.name=x"], CERTIFICATE, "/spec/issuerRef", r#"{"name": "x"}"#),
     effect("certificates.certManager.duration", &[BY_CERT_MANAGER, "certificates.certManager.duration=48h"], CERTIFICATE, "/spec/duration", r#""48h""#),
@@ -110,13 +131,54 @@ const EFFECTS: &[Effect] = &[
     effect("podLabels", &["podLabels.a=b"], DEPLOYMENT, "/spec/template/metadata/labels/a", r#""b""#),
     effect("podAnnotations", &["podAnnotations.a=b"], DEPLOYMENT, "/spec/template/metadata/annotations/a", r#""b""#),
     effect("serviceAnnotations", &["serviceAnnotations.a=b"], "Service/acr-pull-injector", "/metadata/annotations", r#"{"a": "b"}"#),
-    effect("extraEnv", &["extraEnv[0].name=A", "extraEnv[0].value=b"], DEPLOYMENT, "/spec/template/spec/containers/0/env", r#"[{"name": "A", "value": "b"}]"#),
+    effect("extraEnv", &["extraEnv[0].name=A", "extraEnv[0].value=b"], DEPLOYMENT, "/spec/template/spec/containers/0/env/1", r#"{"name": "A", "value": "b"}"#),
     effect("extraVolumes", &["extraVolumes[0].name=a"], DEPLOYMENT, "/spec/template/spec/volumes/1", r#"{"name": "a"}"#),
     effect("extraVolumeMounts", &["extraVolumeMounts[0].name=a"], DEPLOYMENT, "/spec/template/spec/containers/0/volumeMounts/1", r#"{"name": "a"}"#),
+    effect("metrics.service.annotations", &["metrics.service.annotations.a=b"], "Service/acr-pull-injector-metrics", "/metadata/annotations", r#"{"a": "b"}"#),
+    effect("metrics.serviceMonitor.enabled", &[SERVICE_MONITOR], MONITOR, "/spec/endpoints/0/port", r#""metrics""#),
+    effect("metrics.serviceMonitor.labels", &[SERVICE_MONITOR, "metrics.serviceMonitor.labels.a=b"], MONITOR, "/metadata/labels/a", r#""b""#),
+    effect("metrics.serviceMonitor.interval", &[SERVICE_MONITOR, "metrics.serviceMonitor.interval=7s"], MONITOR, "/spec/endpoints/0/interval", r#""7s""#),
+    effect("metrics.serviceMonitor.relabelings", &[SERVICE_MONITOR, "metrics.serviceMonitor.relabelings[0].action=x"], MONITOR, "/spec/endpoints/0/relabelings", r#"[{"action": "x"}]"#),
+    effect("metrics.serviceMonitor.metricRelabelings", &[SERVICE_MONITOR, "metrics.serviceMonitor.metricRelabelings[0].action=x"], MONITOR, "/spec/endpoints/0/metricRelabelings", r#"[{"action": "x"}]"#),
+    effect("metrics.podMonitor.enabled", &[POD_MONITOR], PODS_MONITOR, "/spec/podMetricsEndpoints/0/port", r#""admin""#),
+    effect("metrics.podMonitor.labels", &[POD_MONITOR, "metrics.podMonitor.labels.a=b"], PODS_MONITOR, "/metadata/labels/a", r#""b""#),
+    effect("metrics.podMonitor.interval", &[POD_MONITOR, "metrics.podMonitor.interval=7s"], PODS_MONITOR, "/spec/podMetricsEndpoints/0/interval", r#""7s""#),
+    effect("metrics.podMonitor.relabelings", &[POD_MONITOR, "metrics.podMonitor.relabelings[0].action=x"], PODS_MONITOR, "/spec/podMetricsEndpoints/0/relabelings", r#"[{"action": "x"}]"#),
+    effect("metrics.podMonitor.metricRelabelings", &[POD_MONITOR, "metrics.podMonitor.metricRelabelings[0].action=x"], PODS_MONITOR, "/spec/podMetricsEndpoints/0/metricRelabelings", r#"[{"action": "x"}]"#),
+    effect("metrics.prometheusRule.enabled", &[ALERTS], RULE, "/spec/groups/0/name", r#""acr-pull-injector""#),
+    effect("metrics.prometheusRule.labels", &[ALERTS, "metrics.prometheusRule.labels.a=b"], RULE, "/metadata/labels/a", r#""b""#),
+    effect("metrics.prometheusRule.alertLabels", &[ALERTS, "metrics.prometheusRule.alertLabels.team=x"], RULE, "/spec/groups/0/rules/0/labels", r#"{"severity": "critical", "team": "x"}"#),
+    effect("metrics.prometheusRule.runbookUrl", &[ALERTS, "metrics.prometheusRule.runbookUrl=https://wiki.example/page"], RULE, "/spec/groups/0/rules/0/annotations/runbook_url", r#""https://wiki.example/page#acrpullinjectordown""#),
+    effect("metrics.prometheusRule.certificateExpiryDays", &[ALERTS, "metrics.prometheusRule.certificateExpiryDays=3"], RULE, "/spec/groups/0/rules/8/expr", r#""min(acr_pull_injector_serving_certificate_expiry_timestamp_seconds{namespace=\"acr-pull-injector\"}) - time() < 3 * 86400""#),
+    effect("metrics.dashboard.enabled", &["metrics.dashboard.enabled=true"], DASHBOARD, "/metadata/labels/grafana_dashboard", r#""1""#),
+    effect("metrics.dashboard.labels", &["metrics.dashboard.enabled=true", "metrics.dashboard.labels.a=b"], DASHBOARD, "/metadata/labels/a", r#""b""#),
+    effect("metrics.dashboard.annotations", &["metrics.dashboard.enabled=true", "metrics.dashboard.annotations.a=b"], DASHBOARD, "/metadata/annotations", r#"{"a": "b"}"#),
+    effect("networkPolicy.enabled", &[FENCE], NETWORK, "/spec/podSelector/matchLabels/app.kubernetes.io~1name", r#""acr-pull-injector""#),
+    effect("networkPolicy.webhookCidrs", &[FENCE, "networkPolicy.webhookCidrs={10.0.0.0/8}"], NETWORK, "/spec/ingress/0/from", r#"[{"ipBlock": {"cidr": "10.0.0.0/8"}}]"#),
+    effect("networkPolicy.metricsNamespaceSelector", &[FENCE, "networkPolicy.metricsNamespaceSelector.matchLabels.a=b"], NETWORK, "/spec/ingress/1/from", r#"[{"namespaceSelector": {"matchLabels": {"a": "b"}}}]"#),
+    effect("networkPolicy.apiServerPorts", &[FENCE, "networkPolicy.apiServerPorts={443,16443}"], NETWORK, "/spec/egress/1", r#"{"ports": [{"port": 443, "protocol": "TCP"}, {"port": 16443, "protocol": "TCP"}]}"#),
+    effect("networkPolicy.egressCidrs", &[FENCE, "networkPolicy.egressCidrs={10.0.0.0/8}"], NETWORK, "/spec/egress/1/to", r#"[{"ipBlock": {"cidr": "10.0.0.0/8"}}]"#),
+    effect("networkPolicy.extraEgress", &[FENCE, "networkPolicy.extraEgress[0].ports[0].port=3128"], NETWORK, "/spec/egress/2", r#"{"ports": [{"port": 3128}]}"#),
+    effect("flowSchema.enabled", &["flowSchema.enabled=true"], FLOW, "/spec/rules/0/subjects/0/serviceAccount", r#"{"name": "acr-pull-injector", "namespace": "acr-pull-injector"}"#),
+    effect("flowSchema.priorityLevel", &["flowSchema.enabled=true", "flowSchema.priorityLevel=x"], FLOW, "/spec/priorityLevelConfiguration/name", r#""x""#),
+    effect("flowSchema.matchingPrecedence", &["flowSchema.enabled=true", "flowSchema.matchingPrecedence=7"], FLOW, "/spec/matchingPrecedence", "7"),
+    effect("cleanup.onUninstall", &["cleanup.onUninstall=true", "pullSecretName=x"], "Job/acr-pull-injector-cleanup", "/spec/template/spec/containers/0/args", r#"["cleanup", "--pull-secret-name=x"]"#),
+    effect("cleanup.onUninstall", &["cleanup.onUninstall=true", "pullSecretName=x"], "ClusterRole/acr-pull-injector-cleanup", "/rules", r#"[{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x"], "verbs": ["list", "delete"]}]"#),
 ];
 
-/// Values that take an object away, shown in tests of their own below.
-const REMOVING: [&str; 3] = ["guardPolicy.enabled", "podDisruptionBudget.enabled", "webhook.matchConditions"];
+/// Values that take something away, or that show only on a cluster: in tests of their own, below and in `installed`.
+const ELSEWHERE: [&str; 5] = [
+    "guardPolicy.enabled",
+    "podDisruptionBudget.enabled",
+    "webhook.matchConditions",
+    "metrics.service.enabled",
+    "allowSecondRelease",
+];
+
+/// Every value, down to those whose keys are free.
+pub(crate) fn documented_values() -> impl Iterator<Item = &'static str> {
+    EFFECTS.iter().map(|effect| effect.value).chain(ELSEWHERE)
+}
 
 #[test]
 fn each_value_has_its_effect() {
@@ -132,7 +194,10 @@ fn each_value_has_its_effect() {
 
 fn arguments<'a>(set: &[&'a str]) -> Vec<&'a str> {
     let pairs = set.iter().flat_map(|value| ["--set", value]);
-    ["--api-versions", "cert-manager.io/v1"].into_iter().chain(pairs).collect()
+    ["--api-versions", "cert-manager.io/v1", "--api-versions", "monitoring.coreos.com/v1"]
+        .into_iter()
+        .chain(pairs)
+        .collect()
 }
 
 #[test]
@@ -140,7 +205,7 @@ fn no_value_is_without_a_test_of_its_effect() {
     let text = std::fs::read_to_string(chart_directory().join("values.yaml")).unwrap();
     let mut unknown = BTreeSet::new();
     collect_paths(&serde_saphyr::from_str(&text).unwrap(), "", &mut unknown);
-    let known: BTreeSet<_> = EFFECTS.iter().map(|effect| effect.value).chain(REMOVING).collect();
+    let known: BTreeSet<_> = documented_values().collect();
     unknown.retain(|path| !known.iter().any(|value| path == value || path.starts_with(&format!("{value}."))));
     assert_eq!(unknown, BTreeSet::new());
 }
@@ -160,9 +225,11 @@ fn collect_paths(value: &Value, path: &str, paths: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_guard_the_budget_and_the_match_on_images_can_be_turned_off() {
-    let objects = render(&["--set", "guardPolicy.enabled=false,podDisruptionBudget.enabled=false"]);
-    for gone in [GUARD, "ValidatingAdmissionPolicyBinding/acr-pull-injector-guard", BUDGET] {
+fn what_is_there_by_default_can_be_turned_off() {
+    let off = "guardPolicy.enabled=false,podDisruptionBudget.enabled=false,metrics.service.enabled=false";
+    let objects = render(&["--set", off]);
+    let binding = "ValidatingAdmissionPolicyBinding/acr-pull-injector-guard";
+    for gone in [GUARD, binding, BUDGET, "Service/acr-pull-injector-metrics"] {
         assert!(render(&[]).contains_key(gone));
         assert!(!objects.contains_key(gone), "{gone}");
     }

@@ -8,13 +8,16 @@ use std::{
 use control_plane::ControlPlane;
 use k8s_openapi::{
     ByteString,
-    api::admissionregistration::v1::{
-        MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
+    api::{
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyStatus,
+        },
+        core::v1::Namespace,
     },
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -28,6 +31,11 @@ async fn the_api_server_accepts_all_of_it_and_an_upgrade_leaves_the_ca_bundle_al
     let notes = run(release(control_plane.helm().command(), "install").args(crate::EVERY_BUILT_IN_KIND));
     assert!(notes.contains("kubectl -n acr-pull-injector rollout status deployment/acr-pull-injector"), "{notes}");
     assert!(notes.contains("describe secret fabrikam"), "{notes}");
+    assert_eq!(
+        notes.contains("the policy acr-pull-injector-fallback names the pull secret"),
+        control_plane.version().minor >= 36,
+        "{notes}"
+    );
 
     let types = type_checking(&client).await;
     assert_eq!(types.type_checking.unwrap_or_default().expression_warnings, None);
@@ -40,11 +48,45 @@ async fn the_api_server_accepts_all_of_it_and_an_upgrade_leaves_the_ca_bundle_al
     assert_eq!(webhook.timeout_seconds, Some(9));
     assert!(webhook.client_config.ca_bundle.is_some(), "the upgrade took the caBundle away");
 
+    let federated =
+        r#"registries=[{"name": "a", "credential": {"workloadIdentity": {"tenantId": "t", "clientId": "c"}}}]"#;
+    let upgrade = ["--reset-values", "--set-json", federated, "--set", "heal.evictStuckPods=true"];
+    let notes = run(release(control_plane.helm().command(), "upgrade").args(upgrade));
+    assert!(notes.contains("\n  system:serviceaccount:acr-pull-injector:acr-pull-injector\n"), "{notes}");
+    assert!(notes.contains("heal.evictStuckPods does that"), "{notes}");
+
     let notes = run(release(control_plane.helm().command(), "upgrade").arg("--reset-values"));
     assert!(notes.contains("no registry is configured"), "{notes}");
 }
 
-fn release(mut helm: Command, verb: &str) -> Command {
+/// `helm template | kubectl apply --server-side`, which unlike helm also refuses fields that Kubernetes does not know.
+#[tokio::test]
+async fn the_plain_manifests_are_accepted_by_an_api_server_without_helm() {
+    let control_plane = ControlPlane::builder().start().await.unwrap();
+    let client = control_plane.client();
+    let namespace = serde_json::from_value(json!({"metadata": {"name": "acr-pull-injector"}})).unwrap();
+    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    let fallback = ["--set", if control_plane.version().minor >= 36 { ON } else { OFF }];
+    let objects = crate::render::render_manifests(&[&crate::EVERY_BUILT_IN_KIND[..], &fallback].concat());
+    assert!(objects.len() >= 20, "{}", objects.len());
+    for object in objects {
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let resource = ApiResource::from_gvk(&object.types.as_ref().unwrap().try_into().unwrap());
+        let objects: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        let name = object.metadata.name.as_deref().unwrap();
+        let applied = objects.patch(name, &PatchParams::apply("kubectl").force(), &Patch::Apply(&object)).await;
+        assert!(applied.is_ok(), "{} {name}: {applied:?}", resource.kind);
+    }
+}
+
+const ON: &str = "fallbackPolicy.enabled=true";
+const OFF: &str = "fallbackPolicy.enabled=false";
+
+/// A helm command about the release of the README.
+pub(crate) fn release(mut helm: Command, verb: &str) -> Command {
     helm.args([verb, "acr-pull-injector", "--namespace", "acr-pull-injector"]).arg(chart_directory());
     if verb == "install" {
         helm.arg("--create-namespace");
@@ -52,7 +94,8 @@ fn release(mut helm: Command, verb: &str) -> Command {
     helm
 }
 
-fn run(command: &mut Command) -> String {
+/// What helm prints when it succeeds.
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -3,20 +3,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end at once and say where")]
 
+mod cleanup;
+mod credentials;
+mod documented;
 mod effects;
+mod fallback;
 mod installed;
+mod releases;
 mod render;
+mod rights;
 mod values;
+mod watching;
 
 use std::collections::BTreeSet;
 
-use acr_pull_injector::config::Configuration;
 use render::{Objects, chart_directory, helm, refuse, render, render_as};
 use serde_json::{Value, json};
 
 /// Every kind of value that adds to what is rendered, so that nothing hides behind a condition; only kinds that every
 /// API server knows.
-const EVERY_BUILT_IN_KIND: [&str; 22] = [
+const EVERY_BUILT_IN_KIND: [&str; 24] = [
     "--set",
     "webhook.annotations.note=a,webhook.labels.note=a,webhook.configurationName=zz-injector",
     "--set",
@@ -30,7 +36,7 @@ const EVERY_BUILT_IN_KIND: [&str; 22] = [
     "--set",
     "registries[1].name=fabrikam,registries[1].credential.static.existingSecret=fabrikam",
     "--set",
-    "priorityClassName=system-cluster-critical,hostNetwork=true,imagePullSecrets[0].name=own",
+    "priorityClassName=system-cluster-critical,imagePullSecrets[0].name=own",
     "--set",
     "tolerations[0].operator=Exists,extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy.example",
     "--set",
@@ -38,13 +44,24 @@ const EVERY_BUILT_IN_KIND: [&str; 22] = [
     "--set",
     "extraVolumeMounts[0].name=store,extraVolumeMounts[0].mountPath=/store",
     "--set",
+    "networkPolicy.enabled=true,flowSchema.enabled=true,metrics.dashboard.enabled=true,cleanup.onUninstall=true",
+    "--set",
     "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone",
 ];
 
-/// The same with a certificate of cert-manager.
+/// The same with kinds of cert-manager, of Prometheus's operator and of Kubernetes 1.36.
 fn everything() -> Vec<&'static str> {
-    let cert_manager = ["--api-versions", "cert-manager.io/v1", "--set", "certificates.source=certManager"];
-    [&EVERY_BUILT_IN_KIND[..], &cert_manager].concat()
+    let others = [
+        "--api-versions",
+        "cert-manager.io/v1",
+        "--api-versions",
+        "monitoring.coreos.com/v1",
+        "--set",
+        "certificates.source=certManager,fallbackPolicy.enabled=true",
+        "--set",
+        "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true",
+    ];
+    [&EVERY_BUILT_IN_KIND[..], &others].concat()
 }
 
 const SHORT_FORM: [&str; 2] = ["--set", "servicePrincipal.existingSecret=sp"];
@@ -72,6 +89,7 @@ fn the_defaults_render_what_a_webhook_needs() {
             "Role",
             "RoleBinding",
             "Service",
+            "Service",
             "ServiceAccount",
             "ValidatingAdmissionPolicy",
             "ValidatingAdmissionPolicyBinding",
@@ -97,56 +115,6 @@ fn find_null(value: &Value, path: &str) -> Option<String> {
         Value::Object(fields) => fields.iter().find_map(|(key, item)| find_null(item, &format!("{path}/{key}"))),
         _ => None,
     }
-}
-
-#[test]
-fn rights_are_these_and_no_more() {
-    let pull_secrets = json!({
-        "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["pulls"],
-        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
-    });
-    let namespaces = json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]});
-    let registration = json!({
-        "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations"],
-        "resourceNames": ["zz"], "verbs": ["get", "patch"],
-    });
-    let certificate = json!({
-        "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["acr-pull-injector-serving-certificate"],
-        "verbs": ["get", "create", "patch"],
-    });
-
-    let objects = render(&["--set", "pullSecretName=pulls,webhook.configurationName=zz"]);
-    assert_eq!(rules(&objects), json!([pull_secrets, namespaces, registration, certificate]));
-
-    // With a certificate from elsewhere there is nothing to register and nothing to store.
-    let objects = render(&[&everything()[..], &["--set", "pullSecretName=pulls"]].concat());
-    assert_eq!(rules(&objects), json!([pull_secrets, namespaces]));
-}
-
-fn rules(objects: &Objects) -> Value {
-    let roles = objects.iter().filter(|(name, _)| name.starts_with("ClusterRole/") || name.starts_with("Role/"));
-    roles.flat_map(|(_, role)| role["rules"].as_array().unwrap().clone()).collect()
-}
-
-#[test]
-fn rights_and_guard_are_bound_to_the_service_account_that_the_pods_run_as() {
-    let objects = render(&["--set", "serviceAccount.create=false,serviceAccount.name=mine"]);
-    assert!(!objects.keys().any(|name| name.starts_with("ServiceAccount/")));
-    for binding in ["ClusterRoleBinding/acr-pull-injector", "RoleBinding/acr-pull-injector"] {
-        assert_eq!(
-            objects[binding]["subjects"],
-            json!([{"kind": "ServiceAccount", "name": "mine", "namespace": "acr-pull-injector"}])
-        );
-    }
-    assert_eq!(
-        objects["Deployment/acr-pull-injector"].pointer("/spec/template/spec/serviceAccountName"),
-        Some(&json!("mine"))
-    );
-    let policy = &objects["ValidatingAdmissionPolicy/acr-pull-injector-guard"];
-    assert_eq!(
-        policy.pointer("/spec/matchConditions/0/expression"),
-        Some(&json!("request.userInfo.username == 'system:serviceaccount:acr-pull-injector:mine'"))
-    );
 }
 
 #[test]
@@ -197,47 +165,6 @@ fn the_program_knows_every_flag() {
 }
 
 #[test]
-fn the_program_accepts_every_configuration() {
-    let configurations = [
-        (render(&[]), vec![]),
-        (render(&SHORT_FORM), vec!["default"]),
-        (render(&everything()), vec!["contoso", "fabrikam"]),
-    ];
-    for (objects, names) in configurations {
-        let text = objects["ConfigMap/acr-pull-injector"]["data"]["config.yaml"].to_string();
-        let configuration = Configuration::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(configuration.rules.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), names);
-        assert!(configuration.excluded_namespaces.contains("acr-pull-injector"));
-    }
-}
-
-#[test]
-fn every_file_of_the_configuration_is_mounted_and_may_be_missing() {
-    for objects in [render(&SHORT_FORM), render(&everything())] {
-        let pod = objects["Deployment/acr-pull-injector"].pointer("/spec/template/spec").unwrap();
-        let registries =
-            objects["ConfigMap/acr-pull-injector"]["data"]["config.yaml"]["registries"].as_array().unwrap();
-        for registry in registries {
-            let credential = registry["credential"].as_object().unwrap().values().next().unwrap();
-            let files = credential.as_object().unwrap().iter().filter(|(key, _)| key.ends_with("File"));
-            for (key, file) in files {
-                let (directory, file_name) = file.as_str().unwrap().rsplit_once('/').unwrap();
-                assert_eq!(format!("{file_name}File"), *key);
-                let volume = volume_mounted_at(pod, directory);
-                assert_eq!(volume["secret"]["optional"], json!(true));
-            }
-        }
-    }
-}
-
-fn volume_mounted_at<'a>(pod: &'a Value, directory: &str) -> &'a Value {
-    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
-    let mount = mounts.iter().find(|mount| mount["mountPath"] == directory).unwrap();
-    assert_eq!(mount.get("subPath"), None, "a subPath never changes in a running pod");
-    pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]).unwrap()
-}
-
-#[test]
 fn a_self_managed_certificate_leaves_the_ca_bundle_to_the_program() {
     let client = render(&[])["MutatingWebhookConfiguration/acr-pull-injector"]["webhooks"][0]["clientConfig"].clone();
     assert_eq!(client.as_object().unwrap().keys().collect::<Vec<_>>(), ["service"]);
@@ -266,6 +193,13 @@ fn a_certificate_of_ones_own_is_mounted_and_trusted() {
         objects["MutatingWebhookConfiguration/acr-pull-injector"]["webhooks"][0]["clientConfig"]["caBundle"],
         "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t"
     );
+}
+
+fn volume_mounted_at<'a>(pod: &'a Value, directory: &str) -> &'a Value {
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["mountPath"] == directory).unwrap();
+    assert_eq!(mount.get("subPath"), None, "a subPath never changes in a running pod");
+    pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]).unwrap()
 }
 
 fn assert_certificate_mounted(objects: &Objects, secret: &str) {

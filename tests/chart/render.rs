@@ -33,11 +33,8 @@ pub(crate) fn render(arguments: &[&str]) -> Objects {
 /// Renders a release. For convenience the configuration file is parsed in place, and a container's `--flag=value`
 /// arguments also stand in its `flags`.
 pub(crate) fn render_as(release: &str, namespace: &str, arguments: &[&str]) -> Objects {
-    let output = template(release, namespace, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
     let mut objects = Objects::new();
-    for mut object in documents.into_iter().filter(|document| !document.is_null()) {
+    for mut object in manifests(release, namespace, arguments) {
         if let Some(text) = object.pointer("/data/config.yaml").and_then(Value::as_str) {
             object["data"]["config.yaml"] = serde_saphyr::from_str(text).unwrap();
         }
@@ -48,6 +45,18 @@ pub(crate) fn render_as(release: &str, namespace: &str, arguments: &[&str]) -> O
         assert!(objects.insert(name.clone(), object).is_none(), "{name} is rendered twice");
     }
     objects
+}
+
+/// What the README's release renders, exactly.
+pub(crate) fn render_manifests(arguments: &[&str]) -> Vec<Value> {
+    manifests("acr-pull-injector", "acr-pull-injector", arguments)
+}
+
+fn manifests(release: &str, namespace: &str, arguments: &[&str]) -> Vec<Value> {
+    let output = template(release, namespace, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
+    documents.into_iter().filter(|document| !document.is_null()).collect()
 }
 
 fn flags(arguments: &[Value]) -> Value {

@@ -9,17 +9,23 @@ pub(crate) const OWN_CERTIFICATE: [&str; 4] = [
 ];
 
 /// Where the schema knows every key.
-pub(crate) const CLOSED: [&str; 18] = [
+pub(crate) const CLOSED: [&str; 34] = [
     "",
     "servicePrincipal.",
     "registries[0].name=a,registries[0].",
     "registries[0].name=a,registries[0].credential.",
     "registries[0].name=a,registries[0].credential.servicePrincipal.",
+    "registries[0].name=a,registries[0].credential.workloadIdentity.",
+    "registries[0].name=a,registries[0].credential.managedIdentity.",
     "registries[0].name=a,registries[0].credential.static.",
     "registries[0].name=a,registries[0].namespaces.",
     "azure.",
+    "azure.caBundle.",
+    "reconcile.",
+    "heal.",
     "webhook.",
     "guardPolicy.",
+    "fallbackPolicy.",
     "certificates.",
     "certificates.certManager.",
     "certificates.existingSecret.",
@@ -28,9 +34,26 @@ pub(crate) const CLOSED: [&str; 18] = [
     "log.",
     "podDisruptionBudget.",
     "readinessProbe.",
+    "metrics.",
+    "metrics.service.",
+    "metrics.serviceMonitor.",
+    "metrics.podMonitor.",
+    "metrics.prometheusRule.",
+    "metrics.dashboard.",
+    "networkPolicy.",
+    "flowSchema.",
+    "cleanup.",
+    "livenessProbe.",
 ];
 
 const REGISTRY: &str = "registries[0].name=a,registries[0].credential.static.existingSecret=b";
+
+/// One registry entry, named `a`, with this credential.
+macro_rules! credential {
+    ($credential:literal) => {
+        ["--set-json", concat!(r#"registries=[{"name": "a", "credential": "#, $credential, "}]")]
+    };
+}
 
 /// Arguments of helm, and part of what it must answer.
 pub(crate) const REFUSED: &[(&[&str], &str)] = &[
@@ -47,9 +70,27 @@ pub(crate) const REFUSED: &[(&[&str], &str)] = &[
         "Set either servicePrincipal or registries, not both",
     ),
     (
-        &["--set", "servicePrincipal.delivery=token"],
-        "servicePrincipal: delivery: token is not available in this release",
+        &["--set", "servicePrincipal.delivery=token,servicePrincipal.clientId=b,servicePrincipal.clientSecret=c"],
+        "servicePrincipal.tenantId must name the tenant",
     ),
+    (
+        &["--set", "servicePrincipal.existingSecret=a,servicePrincipal.certificate=true"],
+        "servicePrincipal: a certificate cannot be the password in a pull secret; set delivery to token",
+    ),
+    (
+        &["--set", "servicePrincipal.existingSecret=a,servicePrincipal.certificatePassword=true"],
+        "servicePrincipal: there is a password for a certificate, but no certificate",
+    ),
+    (
+        &[
+            "--set",
+            "servicePrincipal.delivery=token,servicePrincipal.clientId=b,servicePrincipal.clientSecret=c",
+            "--set",
+            "servicePrincipal.tenantId=t,servicePrincipal.certificate=true",
+        ],
+        "servicePrincipal.certificate needs servicePrincipal.existingSecret",
+    ),
+    (&["--set", "servicePrincipal.tenantId=a/b"], "'a/b' does not match pattern"),
     (&["--set", "servicePrincipal.delivery=mail"], "value must be one of 'password', 'token'"),
     (&["--set", "servicePrincipal.hosts={docker.io}"], "docker.io is no login server"),
     (
@@ -80,14 +121,59 @@ pub(crate) const REFUSED: &[(&[&str], &str)] = &[
         "either existingSecret or files",
     ),
     (
-        &[
-            "--set",
-            "registries[0].name=a,registries[0].credential.servicePrincipal.existingSecret=b",
-            "--set",
-            "registries[0].credential.servicePrincipal.delivery=token",
-        ],
-        "registries: a: delivery: token is not available in this release",
+        &credential!(r#"{"servicePrincipal": {"clientSecretFile": "/b", "clientId": "c", "delivery": "token"}}"#),
+        "a: delivery is token, so tenantId or tenantIdFile must name the tenant",
     ),
+    (
+        &credential!(
+            r#"{"servicePrincipal": {"clientSecretFile": "/b", "clientCertificateFile": "/c", "clientId": "c", "delivery": "token"}}"#
+        ),
+        "set either clientSecretFile or clientCertificateFile",
+    ),
+    (
+        &credential!(r#"{"servicePrincipal": {"clientCertificateFile": "/c", "clientId": "c"}}"#),
+        "a: a certificate cannot be the password",
+    ),
+    (
+        &credential!(
+            r#"{"servicePrincipal": {"clientSecretFile": "/c", "clientCertificatePasswordFile": "/d", "clientId": "c"}}"#
+        ),
+        "a: there is a password for a certificate, but no certificate",
+    ),
+    (
+        &credential!(
+            r#"{"servicePrincipal": {"clientSecretFile": "/c", "clientId": "c", "certificate": true, "delivery": "token"}}"#
+        ),
+        "a: certificate and certificatePassword speak of keys of existingSecret",
+    ),
+    (
+        &credential!(r#"{"servicePrincipal": {"existingSecret": "c", "tenantId": "t", "tenantIdFile": "/t"}}"#),
+        "set either tenantId or tenantIdFile",
+    ),
+    (
+        &credential!(r#"{"servicePrincipal": {"existingSecret": "c", "tenantIdFile": "/t"}}"#),
+        "set either existingSecret or files",
+    ),
+    (&credential!(r#"{"workloadIdentity": {"clientId": "t"}}"#), "a: workloadIdentity needs tenantId and clientId"),
+    (&credential!(r#"{"workloadIdentity": {}}"#), "a: workloadIdentity needs tenantId and clientId"),
+    (
+        &credential!(r#"{"workloadIdentity": {"tenantId": "t", "clientId": "c", "clientIdFile": "/d"}}"#),
+        "set either clientId or clientIdFile",
+    ),
+    (
+        &credential!(r#"{"workloadIdentity": {"tenantId": "t", "clientId": "c", "tokenFile": "/d", "audience": "e"}}"#),
+        "with tokenFile there is none",
+    ),
+    (&credential!(r#"{"managedIdentity": {}, "static": {"existingSecret": "c"}}"#), "a needs exactly one credential"),
+    (&credential!(r#"{"static": {}}"#), "a: set existingSecret (a Secret with the keys username and password)"),
+    (
+        &["--set", "azure.caBundle.configMapName=a,azure.caBundle.secretName=b"],
+        "azure.caBundle: set either configMapName or secretName",
+    ),
+    (&["--set", "azure.authorityHost=http://login.example"], "'http://login.example' does not match pattern"),
+    (&["--set", "azure.scope=https://x"], "'https://x' does not match pattern"),
+    (&["--set", "reconcile.writesPerSecond=0"], "minimum: got 0, want 1"),
+    (&["--set", "fallbackPolicy.enabled=maybe"], "value must be one of 'auto', true, false"),
     (
         &[
             "--set",
@@ -129,4 +215,18 @@ pub(crate) const REFUSED: &[(&[&str], &str)] = &[
         "certificates.existingSecret.caBundle must hold the PEM certificates",
     ),
     (&["--set", "certificates.existingSecret.name=a"], "certificates.source is not existingSecret"),
+    (
+        &["--set", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"],
+        "enable either serviceMonitor or podMonitor",
+    ),
+    (
+        &["--set", "metrics.serviceMonitor.enabled=true,metrics.service.enabled=false"],
+        "metrics.serviceMonitor finds pods through metrics.service, which is off",
+    ),
+    (&["--set", "metrics.serviceMonitor.enabled=true"], "does not have the API monitoring.coreos.com/v1"),
+    (&["--set", "metrics.podMonitor.enabled=true"], "does not have the API monitoring.coreos.com/v1"),
+    (&["--set", "metrics.prometheusRule.enabled=true"], "does not have the API monitoring.coreos.com/v1"),
+    (&["--set", "networkPolicy.enabled=true,hostNetwork=true"], "networkPolicy has no effect on pods"),
+    (&["--set", "networkPolicy.webhookCidrs={10.0.0.1}"], "'10.0.0.1' does not match pattern"),
+    (&["--set", "flowSchema.matchingPrecedence=9000"], "maximum: got 9,000, want 8,999"),
 ];

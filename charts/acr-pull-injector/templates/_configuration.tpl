@@ -74,18 +74,14 @@ Both forms of the values (servicePrincipal, registries) come out the same:
 {{- if or .Values.azure.caBundle.configMapName .Values.azure.caBundle.secretName -}}
 {{- $_ := set $azure "caFile" (printf "/etc/acr-pull-injector/ca/%s" .Values.azure.caBundle.key) -}}
 {{- end -}}
-{{- $configuration := dict
+{{- dict
     "pullSecretName" .Values.pullSecretName
     "registries" $entries
     "azure" $azure
-    "admission" (dict "ensureTimeout" .Values.webhook.ensureTimeout "excludedNamespaces" $excluded) -}}
-{{- if .Values.heal.evictStuckPods -}}
-{{- $_ := set $configuration "heal" (dict "evictStuckPods" true) -}}
-{{- end -}}
-{{- if ne (int .Values.reconcile.writesPerSecond) 50 -}}
-{{- $_ := set $configuration "reconcile" (dict "writesPerSecond" (int .Values.reconcile.writesPerSecond)) -}}
-{{- end -}}
-{{- toYaml $configuration -}}
+    "admission" (dict "ensureTimeout" .Values.webhook.ensureTimeout "excludedNamespaces" $excluded)
+    "reconcile" .Values.reconcile
+    "heal" .Values.heal
+  | toYaml -}}
 {{- end -}}
 
 {{/*
