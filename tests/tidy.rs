@@ -1,7 +1,7 @@
 //! Rules of this repository that no compiler checks: who may use what, how large a file may grow, and that the documents
 //! and samples say what is true. ARCHITECTURE.md gives the reasons.
 
-#![expect(clippy::unwrap_used, reason = "a test may end at once and say where")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may end at once and say where")]
 
 use std::{
     collections::BTreeSet,
@@ -272,7 +272,8 @@ fn files(place: &str) -> Vec<String> {
     }
     let entries = fs::read_dir(&path).unwrap_or_else(|error| panic!("{place}: {error}"));
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let is_wanted = |name: &String| name != "target" && (name.ends_with(".rs") || path.join(name).is_dir());
+    let is_rust = |name: &String| Path::new(name).extension().is_some_and(|extension| extension == "rs");
+    let is_wanted = |name: &String| name != "target" && (is_rust(name) || path.join(name).is_dir());
     names.filter(is_wanted).flat_map(|name| files(&format!("{place}/{name}"))).collect()
 }
 

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod completions;
 pub mod review;
 pub mod serve;
 
@@ -9,7 +10,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::{check::CheckArguments, cleanup::CleanupArguments, review::ReviewArguments, serve::ServeArguments};
+use self::{
+    check::CheckArguments, cleanup::CleanupArguments, completions::CompletionsArguments, review::ReviewArguments,
+    serve::ServeArguments,
+};
 
 /// Pods with images in an Azure Container Registry just pull: the pull secret is made in their namespace and named in
 /// their spec while they are created.
@@ -25,6 +29,9 @@ Examples:
   What would happen to these manifests, offline and without a cluster:
     acr-pull-injector review -f deployment.yaml
 
+  Does a chart leave anything to the webhook? For CI: ends with 3 if so, and shows it:
+    helm template shop ./chart | acr-pull-injector review --check --diff
+
   Is every credential right, and can it pull this image:
     acr-pull-injector check --config config.yaml --image contoso.azurecr.io/app:v1
 
@@ -34,7 +41,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the webhook; this is what the Helm chart starts
-    Serve(ServeArguments),
+    Serve(Box<ServeArguments>),
 
     /// Try each registry rule for real: read the credential, get a token, sign in, pull a manifest
     Check(CheckArguments),
@@ -44,6 +51,12 @@ enum Command {
 
     /// Delete every pull secret that was made, and nothing else; for after an uninstall
     Cleanup(CleanupArguments),
+
+    /// Write the completions of a shell, to be put where it looks for them
+    Completions(CompletionsArguments),
+
+    /// Write the manual page, in roff
+    Man,
 }
 
 impl Cli {
@@ -51,13 +64,13 @@ impl Cli {
     #[must_use]
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Serve(arguments) => serve::run(arguments),
+            Command::Serve(arguments) => serve::run(*arguments),
             Command::Check(arguments) => check::run(&arguments),
             Command::Review(arguments) => {
                 let (stdin, stdout, stderr) =
                     (std::io::stdin().lock(), std::io::stdout().lock(), std::io::stderr().lock());
                 match review::run(&arguments, stdin, stdout, stderr) {
-                    Ok(()) => ExitCode::SUCCESS,
+                    Ok(verdict) => verdict.exit_code(arguments.check),
                     Err(error) => {
                         report(&error);
                         error.exit_code()
@@ -65,6 +78,8 @@ impl Cli {
                 }
             }
             Command::Cleanup(arguments) => cleanup::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man => completions::manual(),
         }
     }
 }

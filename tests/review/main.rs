@@ -4,7 +4,10 @@
 
 mod admission_reviews;
 mod bad_input;
+mod completions;
 mod decisions;
+mod differences;
+mod directories;
 mod manifests;
 mod program;
 
@@ -22,7 +25,8 @@ fn review(input: &str) -> Outcome {
 }
 
 fn arguments() -> ReviewArguments {
-    ReviewArguments { filename: "-".into(), config: None, namespace: "default".to_owned() }
+    let filename = vec!["-".into()];
+    ReviewArguments { filename, config: None, namespace: "default".to_owned(), diff: false, check: false }
 }
 
 fn review_with(arguments: &ReviewArguments, input: &str) -> Outcome {

@@ -9,7 +9,7 @@ use std::{
 use crate::{DEPLOYMENT, review};
 
 /// Runs the program; its exit code, what it wrote and what it said.
-fn program(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+pub(crate) fn program(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_acr-pull-injector"))
         .arg("review")
         .args(arguments)

@@ -86,7 +86,18 @@ fn read(chunk: &str, lines_before: usize) -> Result<Value, String> {
     serde_saphyr::from_str_with_options(&padded, options).map_err(|error| error.to_string())
 }
 
+/// A value as YAML, the way kubectl writes it.
+pub(super) fn to_yaml(value: &Value) -> Result<String, String> {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: true, compact_list_indent: true };
+    serde_saphyr::to_string_with_options(value, options).map_err(|error| error.to_string())
+}
+
 impl Document<'_> {
+    /// Whether a `---` stands before its content, which sets it apart from what comes before.
+    pub(super) fn is_marked(&self) -> bool {
+        self.text.lines().find(|line| !is_preamble(line)).is_some_and(|line| is_marker(line, "---"))
+    }
+
     /// Appends the document to a stream of documents.
     pub(super) fn write(&self, changed: bool, output: &mut String) -> Result<(), String> {
         if !output.is_empty() && !output.ends_with('\n') {
@@ -96,8 +107,7 @@ impl Document<'_> {
             output.push_str(self.text);
             return Ok(());
         }
-        let options = serde_saphyr::ser_options! { prefer_block_scalars: true, compact_list_indent: true };
-        let text = serde_saphyr::to_string_with_options(&self.value, options).map_err(|error| error.to_string())?;
+        let text = to_yaml(&self.value)?;
         let preamble = self.preamble();
         if !output.is_empty() && !preamble.lines().any(|line| is_marker(line, "---")) {
             output.push_str("---\n");

@@ -1,0 +1,370 @@
+//! What users feel: pods created through the real API server with and without the webhook: `cargo bench --bench admission`.
+//!
+//! Without means that the MutatingWebhookConfiguration is not there. Rounds with and without take turns, since etcd grows
+//! and machines drift. There is no scheduler and no kubelet: a pod is created, and that is all.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a bench prints and has no public interface"
+)]
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and times are far below the limits of f64"
+)]
+
+#[path = "measuring/client.rs"]
+#[expect(dead_code, reason = "other benches talk to the webhook themselves")]
+mod client;
+#[path = "measuring/latencies.rs"]
+mod latencies;
+#[path = "measuring/machine.rs"]
+#[expect(dead_code, reason = "everything shares all cores here, as on a small control plane node")]
+mod machine;
+#[path = "measuring/metrics.rs"]
+#[expect(dead_code, reason = "replicas are not asked here")]
+mod metrics;
+#[path = "measuring/product.rs"]
+#[expect(dead_code, reason = "replicas are not asked here")]
+mod product;
+#[path = "measuring/table.rs"]
+mod table;
+
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use control_plane::ControlPlane;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    core::v1::{Pod, ServiceAccount},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+    client::Body,
+    core::Request,
+};
+use latencies::{Latencies, milliseconds};
+use product::{Error, Product, RELEASE};
+use serde_json::{Value, json};
+use table::Table;
+
+/// Creates pods through the API server, with and without the webhook.
+#[derive(Debug, Parser)]
+#[command(name = "admission", max_term_width = 100)]
+struct Arguments {
+    /// Few pods and one round, to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Rounds with and rounds without the webhook
+    #[arg(long, default_value_t = 4)]
+    rounds: usize,
+    /// Pods that are created in each round at each number of clients
+    #[arg(long, default_value_t = 2000)]
+    pods: usize,
+    /// New namespaces in each round, a first pod in each
+    #[arg(long, default_value_t = 200)]
+    namespaces: usize,
+    /// Replicas of the webhook
+    #[arg(long, default_value_t = 2)]
+    replicas: usize,
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const CLIENTS: [usize; 2] = [1, 16];
+/// Namespaces are prepared by this many clients at once.
+const PREPARING_CLIENTS: usize = 8;
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let mut arguments = Arguments::parse();
+    if arguments.quick {
+        arguments = Arguments { rounds: 1, pods: 100, namespaces: 20, ..arguments };
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(&arguments))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<(), Error> {
+    println!("{}", machine::description());
+    println!("{} replica(s) of the webhook, all programs on all cores", arguments.replicas);
+    eprintln!("starting a control plane and installing the webhook");
+    let control_plane = ControlPlane::builder().controller_manager(true);
+    let program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector"));
+    let product = Product::install(control_plane, program, &[], arguments.replicas).await?;
+    let bench = Bench { webhook: Webhook::installed(&product).await?, product, numbers: 0 };
+    bench.measure(arguments).await
+}
+
+struct Bench {
+    product: Product,
+    webhook: Webhook,
+    numbers: usize,
+}
+
+/// Latencies with the webhook and without it.
+#[derive(Default)]
+struct Sides {
+    with: Vec<Duration>,
+    without: Vec<Duration>,
+    seconds_with: f64,
+    seconds_without: f64,
+}
+
+impl Bench {
+    async fn measure(mut self, arguments: &Arguments) -> Result<(), Error> {
+        let mut steady = CLIENTS.map(|_| Sides::default());
+        let mut first = CLIENTS.map(|_| Sides::default());
+        for round in 0..arguments.rounds {
+            // Which side comes first alternates too.
+            for with in [round % 2 == 0, round % 2 != 0] {
+                self.webhook.switch(&self.product.client, with).await?;
+                for (clients, (steady, first)) in CLIENTS.into_iter().zip(steady.iter_mut().zip(&mut first)) {
+                    eprintln!("round {}, with webhook: {with}, {clients} client(s)", round + 1);
+                    self.pods_of_a_namespace(arguments, clients, with, steady).await?;
+                    self.first_pods(arguments, clients, with, first).await?;
+                }
+            }
+        }
+        print_side_by_side("Pods in a namespace whose pull secret exists; latency in ms", &steady);
+        print_side_by_side("First pod of a new namespace, its pull secret made on the way; latency in ms", &first);
+        let (count, seconds) = admission_time(&self.product.control_plane).await?;
+        println!(
+            "\nAs the API server measured it, the webhook took {:.2} ms on average over {count} calls.",
+            seconds / count * 1000.0
+        );
+        Ok(())
+    }
+
+    async fn pods_of_a_namespace(
+        &mut self,
+        arguments: &Arguments,
+        clients: usize,
+        with: bool,
+        sides: &mut Sides,
+    ) -> Result<(), Error> {
+        let namespaces = self.namespaces(1).await?;
+        let namespace = namespaces.first().ok_or("no namespace")?;
+        // Also makes the pull secret.
+        create_all(&self.product.client, vec![namespace.clone(); 20], clients, with).await?;
+        let created = create_all(&self.product.client, vec![namespace.clone(); arguments.pods], clients, with).await?;
+        sides.add(with, created);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let pods: Api<Pod> = Api::namespaced(self.product.client.clone(), namespace);
+        pods.delete_collection(&now, &ListParams::default()).await?;
+        Ok(())
+    }
+
+    async fn first_pods(
+        &mut self,
+        arguments: &Arguments,
+        clients: usize,
+        with: bool,
+        sides: &mut Sides,
+    ) -> Result<(), Error> {
+        let namespaces = self.namespaces(arguments.namespaces).await?;
+        let created = create_all(&self.product.client, namespaces, clients, with).await?;
+        sides.add(with, created);
+        Ok(())
+    }
+
+    /// New namespaces in which pods can be created.
+    async fn namespaces(&mut self, count: usize) -> Result<Vec<String>, Error> {
+        let names: Vec<_> = (0..count).map(|number| format!("team-{}", self.numbers + number)).collect();
+        self.numbers += count;
+        stream::iter(&names).map(Ok).try_for_each_concurrent(PREPARING_CLIENTS, |name| self.namespace(name)).await?;
+        Ok(names)
+    }
+
+    async fn namespace(&self, name: &str) -> Result<(), Error> {
+        self.product.create_namespace(name).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.product.client.clone(), name);
+        let started = Instant::now();
+        while accounts.get_opt("default").await?.is_none() {
+            if started.elapsed() > WAIT_LIMIT {
+                return Err(format!("namespace {name} got no ServiceAccount").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Creates a pod in each of the namespaces, `clients` at a time, and checks that the webhook did its work, or did not.
+async fn create_all(
+    client: &Client,
+    namespaces: Vec<String>,
+    clients: usize,
+    with: bool,
+) -> Result<(Vec<Duration>, f64), Error> {
+    let pod: Arc<[u8]> = serde_json::to_vec(&pod())?.into();
+    let started = Instant::now();
+    let creations = stream::iter(namespaces).map(|namespace| {
+        let (client, pod) = (client.clone(), pod.clone());
+        async move { create(&client, &namespace, &pod, with).await }
+    });
+    let latencies: Vec<Duration> = creations.buffer_unordered(clients).try_collect().await?;
+    Ok((latencies, started.elapsed().as_secs_f64()))
+}
+
+async fn create(client: &Client, namespace: &str, pod: &[u8], with: bool) -> Result<Duration, Error> {
+    let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
+    let request = request.create(&PostParams::default(), pod.to_vec())?.map(Body::from);
+    let started = Instant::now();
+    let response = client.send(request).await?;
+    let (status, body) = (response.status(), response.into_body().collect_bytes().await?);
+    let latency = started.elapsed();
+    let injected = body.windows(PULL_SECRET.len()).any(|window| window == PULL_SECRET);
+    if status.is_success() && injected == with {
+        Ok(latency)
+    } else {
+        Err(format!("{status}, injected: {injected}: {}", String::from_utf8_lossy(&body)).into())
+    }
+}
+
+const PULL_SECRET: &[u8] = b"acr-pull-secret";
+
+/// The pod of the captured review, as a ReplicaSet creates it.
+fn pod() -> Value {
+    let review: Value =
+        serde_json::from_str(include_str!("../tests/fixtures/review-create-replicaset-pod.json")).unwrap_or_default();
+    let object = &review["request"]["object"];
+    let mut spec = object["spec"].clone();
+    // What the API server added by itself.
+    if let Some(volumes) = spec["volumes"].as_array_mut() {
+        volumes.retain(|volume| volume.get("projected").is_none());
+    }
+    for containers in ["containers", "initContainers"] {
+        for container in spec[containers].as_array_mut().into_iter().flatten() {
+            if let Some(mounts) = container["volumeMounts"].as_array_mut() {
+                mounts.retain(|mount| mount["name"] == "tmp" || mount["name"] == "cfg");
+            }
+        }
+    }
+    for defaulted in ["priority", "preemptionPolicy", "tolerations"] {
+        spec.as_object_mut().map(|spec| spec.remove(defaulted));
+    }
+    let metadata = &object["metadata"];
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": metadata["generateName"],
+            "labels": metadata["labels"],
+            "annotations": metadata["annotations"],
+        },
+        "spec": spec,
+    })
+}
+
+impl Sides {
+    fn add(&mut self, with: bool, (latencies, seconds): (Vec<Duration>, f64)) {
+        let (all, total) = if with {
+            (&mut self.with, &mut self.seconds_with)
+        } else {
+            (&mut self.without, &mut self.seconds_without)
+        };
+        all.extend(latencies);
+        *total += seconds;
+    }
+}
+
+fn print_side_by_side(title: &'static str, sides: &[Sides]) {
+    let columns = ["clients", "webhook", "pods", "pods a second", "p50", "p99", "p50 added", "p99 added"];
+    let mut table = Table::new(title, &columns);
+    for (clients, sides) in CLIENTS.iter().zip(sides) {
+        let (with, without) = (Latencies::new(sides.with.clone()), Latencies::new(sides.without.clone()));
+        let added = |percent| {
+            let difference = with.percentile(percent).as_secs_f64() - without.percentile(percent).as_secs_f64();
+            format!("{:.2}", difference * 1000.0)
+        };
+        let lines = [
+            ("without", &without, sides.seconds_without, [String::new(), String::new()]),
+            ("with", &with, sides.seconds_with, [added(50.0), added(99.0)]),
+        ];
+        for (webhook, latencies, seconds, added) in lines {
+            let first = [
+                clients.to_string(),
+                webhook.to_owned(),
+                latencies.count().to_string(),
+                format!("{:.0}", latencies.count() as f64 / seconds),
+            ];
+            let percentiles = [50.0, 99.0].map(|percent| milliseconds(latencies.percentile(percent)));
+            table.row(first.into_iter().chain(percentiles).chain(added));
+        }
+    }
+    println!("{table}");
+}
+
+/// The registration of the webhook, which is taken away and put back.
+struct Webhook {
+    configuration: MutatingWebhookConfiguration,
+    registered: bool,
+}
+
+impl Webhook {
+    async fn installed(product: &Product) -> Result<Self, Error> {
+        let mut configuration = Api::<MutatingWebhookConfiguration>::all(product.client.clone()).get(RELEASE).await?;
+        configuration.metadata.resource_version = None;
+        configuration.metadata.uid = None;
+        configuration.metadata.managed_fields = None;
+        Ok(Self { configuration, registered: true })
+    }
+
+    /// Registers the webhook or not, and waits until the API server acts on it.
+    async fn switch(&mut self, client: &Client, on: bool) -> Result<(), Error> {
+        if on == self.registered {
+            return Ok(());
+        }
+        let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+        if on {
+            configurations.create(&PostParams::default(), &self.configuration).await?;
+        } else {
+            configurations.delete(RELEASE, &DeleteParams::default()).await?;
+        }
+        self.registered = on;
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let started = Instant::now();
+        loop {
+            let request = Request::new("/api/v1/namespaces/default/pods");
+            let request = request.create(&dry_run, serde_json::to_vec(&pod())?)?.map(Body::from);
+            let body = client.send(request).await?.into_body().collect_bytes().await?;
+            if body.windows(PULL_SECRET.len()).any(|window| window == PULL_SECRET) == on {
+                return Ok(());
+            }
+            if started.elapsed() > WAIT_LIMIT {
+                return Err("the API server does not take note of the webhook's registration".into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// How often the API server called the webhook, and how many seconds that took in all.
+async fn admission_time(control_plane: &ControlPlane) -> Result<(f64, f64), Error> {
+    let text = control_plane.metrics().await?;
+    let value = |suffix: &str| {
+        metrics::sum(&text, &[&format!("apiserver_admission_webhook_admission_duration_seconds_{suffix}{{"), RELEASE])
+    };
+    Ok((value("count"), value("sum")))
+}

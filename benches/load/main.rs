@@ -1,0 +1,188 @@
+//! The webhook under load, over TLS: `cargo bench --bench load`.
+//!
+//! The program is the release binary, installed from its chart on a real control plane. In the same run the same load
+//! goes to the least that could do the job: axum over TLS that only decodes the review and gives a constant answer, and, on
+//! request, a handler in Go with a typed pod.
+
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a bench prints, may end at once and say why, and has no public interface"
+)]
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and times are far below the limits of f64"
+)]
+
+mod axum_handler;
+#[path = "../measuring/client.rs"]
+mod client;
+#[path = "../measuring/latencies.rs"]
+mod latencies;
+mod loops;
+#[path = "../measuring/machine.rs"]
+mod machine;
+#[path = "../measuring/metrics.rs"]
+mod metrics;
+#[path = "../measuring/process.rs"]
+mod process;
+#[path = "../measuring/product.rs"]
+#[expect(dead_code, reason = "the control plane only has to be there")]
+mod product;
+#[path = "../measuring/reviews.rs"]
+mod reviews;
+mod rounds;
+#[path = "../measuring/table.rs"]
+mod table;
+mod targets;
+
+use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use control_plane::ControlPlane;
+use machine::Cores;
+use product::{Error, Product};
+use reviews::{NAMESPACE, Sample, samples};
+use targets::Target;
+
+/// Puts the webhook and the least that could do its job under the same load.
+#[derive(Debug, Parser)]
+#[command(name = "load", max_term_width = 100)]
+struct Arguments {
+    /// One short round of everything, to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Also measure a handler in Go with a typed pod; takes Go
+    #[arg(long)]
+    go: bool,
+    /// Rounds of the closed loop; the median of the rounds is shown
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds that each server is measured in a round
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Reviews a second in the open loop
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// Only reviews of this size: "2.5 KB", "8 KB", "100 KB" or "3 MiB"
+    #[arg(long)]
+    size: Option<String>,
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Arguments {
+    fn rounds(&self) -> usize {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    fn round(&self) -> Duration {
+        Duration::from_secs_f64(if self.quick { 0.5 } else { self.seconds })
+    }
+
+    /// For what is measured once.
+    fn long(&self) -> Duration {
+        self.round() * if self.quick { 4 } else { 10 }
+    }
+}
+
+fn main() -> ExitCode {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let outcome = if std::env::args().nth(1).as_deref() == Some(axum_handler::COMMAND) {
+        axum_handler::run(std::env::args().skip(1))
+    } else {
+        run(&Arguments::parse())
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    println!("{}", machine::description());
+    let cores = Cores::divide()?;
+    match &cores {
+        Some(cores) => cores.leave_to_servers()?,
+        None => println!("One core only: server and client share it, so requests a second say little."),
+    }
+    machine::wake_up_in_time();
+    // After the cores are set, so that it and the control plane stay on theirs.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let directory = tempfile::tempdir()?;
+    eprintln!("starting a control plane and installing the webhook");
+    let running = runtime.block_on(start(directory.path(), cores.as_ref()))?;
+    let Running { product, webhook, admin } = running;
+
+    let mut samples = samples();
+    samples.retain(|sample| arguments.size.as_ref().is_none_or(|size| size == sample.name));
+    let answer = answer(&webhook, &samples)?;
+    let mut targets = vec![webhook, Target::axum(directory.path(), cores.as_ref(), &answer)?];
+    if arguments.go {
+        eprintln!("building the handler in Go");
+        targets.push(Target::go(directory.path(), cores.as_ref())?);
+    }
+    let before = metrics::of_replica(admin)?;
+    rounds::measure(arguments, &targets, &samples)?;
+    answered_from_memory(&before, &metrics::of_replica(admin)?)?;
+    drop(targets);
+    runtime.block_on(async { drop(product) });
+    Ok(())
+}
+
+struct Running {
+    product: Product,
+    webhook: Target,
+    admin: SocketAddr,
+}
+
+async fn start(directory: &Path, cores: Option<&Cores>) -> Result<Running, Error> {
+    let mut program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector")).to_owned();
+    if let Some(cores) = cores {
+        program = cores.server_program(&program, directory)?;
+    }
+    let product = Product::install(ControlPlane::builder(), &program, &[], 1).await?;
+    product.create_namespace(NAMESPACE).await?;
+    let replica = product.installation.take_oldest().ok_or("no replica runs")?;
+    let admin = product::admin(&replica);
+    let endpoint = product.endpoint(replica.webhook).await?;
+    Ok(Running { product, webhook: Target::webhook(endpoint, replica), admin })
+}
+
+/// The webhook's answer to the first sample. The first request of all makes the pull secret.
+fn answer(webhook: &Target, samples: &[Sample]) -> Result<Vec<u8>, Error> {
+    let mut connection = webhook.endpoint.connect()?;
+    let mut answers = Vec::new();
+    for Sample { body, .. } in samples {
+        let request = client::Endpoint::request(body);
+        connection.exchange(&request)?;
+        let answer = connection.exchange(&request)?.to_vec();
+        let text = String::from_utf8_lossy(&answer);
+        if !text.contains("\"patch\"") || text.contains("\"warnings\"") {
+            return Err(format!("the webhook does not serve the review: {text}").into());
+        }
+        answers.push(answer);
+    }
+    answers.into_iter().next().ok_or_else(|| "there is no sample of this size".into())
+}
+
+/// Otherwise something else than the hot path was measured.
+fn answered_from_memory(before: &str, after: &str) -> Result<(), Error> {
+    let grown = |parts: &[&str]| metrics::sum(after, parts) - metrics::sum(before, parts);
+    let (writes, answers) = (
+        grown(&["acr_pull_injector_pull_secret_writes_total"]),
+        grown(&["acr_pull_injector_admission_reviews_total", "\"injected\""]),
+    );
+    println!("\nThe webhook answered {answers} reviews, all from memory.");
+    if writes == 0.0 && answers > 0.0 { Ok(()) } else { Err(format!("{writes} pull secrets were written").into()) }
+}

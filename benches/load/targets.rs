@@ -1,0 +1,107 @@
+//! The servers that are measured side by side.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    axum_handler,
+    client::Endpoint,
+    machine::Cores,
+    process::Process,
+    product::{Error, Replica},
+};
+
+/// A running server.
+pub struct Target {
+    pub name: &'static str,
+    pub endpoint: Endpoint,
+    pub process: Process,
+    /// Ends with this.
+    _server: Server,
+}
+
+enum Server {
+    #[expect(dead_code, reason = "it runs until it is dropped")]
+    Replica(Replica),
+    #[expect(dead_code, reason = "it runs until it is dropped")]
+    Child(KilledWithUs),
+}
+
+struct KilledWithUs(Child);
+
+impl Drop for KilledWithUs {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+impl Target {
+    /// The webhook itself.
+    pub fn webhook(endpoint: Endpoint, replica: Replica) -> Self {
+        let process = Process(replica.pod.id());
+        Self { name: "webhook", endpoint, process, _server: Server::Replica(replica) }
+    }
+
+    /// The bare handler of axum, which answers `answer`.
+    pub fn axum(directory: &Path, cores: Option<&Cores>, answer: &[u8]) -> Result<Self, Error> {
+        let file = directory.join("answer.json");
+        fs::write(&file, answer)?;
+        let program = std::env::current_exe()?;
+        let mut command = server_command(&program, cores);
+        command.arg(axum_handler::COMMAND).arg("--answer").arg(file);
+        Self::start("axum", command, directory)
+    }
+
+    /// The handler in Go, with a typed pod.
+    pub fn go(directory: &Path, cores: Option<&Cores>) -> Result<Self, Error> {
+        let program = build_go_handler()?;
+        Self::start("Go", server_command(&program, cores), directory)
+    }
+
+    fn start(name: &'static str, mut command: Command, directory: &Path) -> Result<Self, Error> {
+        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        let (certificate, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
+        fs::write(&certificate, cert.pem())?;
+        fs::write(&key, signing_key.serialize_pem())?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        command.arg("--address").arg(address.to_string());
+        command.arg("--certificate").arg(certificate).arg("--key").arg(key);
+        let server = KilledWithUs(command.stdin(Stdio::null()).spawn()?);
+        wait_until_listening(address)?;
+        let process = Process(server.0.id());
+        let endpoint = Endpoint::new(address, "localhost", cert.pem().as_bytes())?;
+        Ok(Self { name, endpoint, process, _server: Server::Child(server) })
+    }
+}
+
+fn server_command(program: &Path, cores: Option<&Cores>) -> Command {
+    cores.map_or_else(|| Command::new(program), |cores| cores.server_command(program))
+}
+
+fn wait_until_listening(address: SocketAddr) -> Result<(), Error> {
+    let started = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        if started.elapsed() > START_LIMIT {
+            return Err(format!("nothing listens on {address} after {} s", START_LIMIT.as_secs()).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Builds the module in `benches/go-handler`.
+fn build_go_handler() -> Result<PathBuf, Error> {
+    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/go-handler");
+    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("go-handler");
+    let mut build = Command::new("go");
+    build.args(["build", "-trimpath", "-o"]).arg(&program).arg(".").current_dir(module);
+    if build.status()?.success() { Ok(program) } else { Err("go build failed in benches/go-handler".into()) }
+}

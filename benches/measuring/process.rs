@@ -1,0 +1,53 @@
+//! What a running process has used, as `/proc` tells.
+
+use std::{fs, io, time::Duration};
+
+/// The unit of times in `/proc/<pid>/stat` on Linux (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A running process.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(pub u32);
+
+/// Memory in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident now.
+    pub resident: u64,
+    /// Resident at most, since the start or since [`Process::forget_peak`].
+    pub peak: u64,
+}
+
+impl Process {
+    /// CPU time of all its threads so far, in steps of 10 ms.
+    pub fn cpu_time(self) -> io::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
+        // The name in parentheses may hold spaces; after it the fields are counted from 3.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+        match ticks[..] {
+            [user, system] => Ok(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// What it holds in memory.
+    pub fn memory(self) -> io::Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or_default()
+        };
+        Ok(Memory { resident: field("VmRSS:"), peak: field("VmHWM:") })
+    }
+
+    /// Counts the peak from now on.
+    pub fn forget_peak(self) -> io::Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.0), "5")
+    }
+}
+
+/// KiB as MiB.
+pub fn mebibytes(kibibytes: u64) -> String {
+    format!("{:.1}", kibibytes as f64 / 1024.0)
+}

@@ -1,0 +1,177 @@
+//! How the webhook grows with the cluster: `cargo bench --bench scale`.
+//!
+//! One control plane grows to more and more namespaces with a pull secret each. At each size: how fast pull secrets are
+//! made, what a replica holds in memory, how long a fresh one takes to be ready, what it asks of the API server when it has
+//! nothing to do, and how long a new password takes to be everywhere. One replica runs at a time.
+//!
+//! kube-controller-manager is left out: nothing else then works on namespaces and Secrets.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a bench prints and has no public interface"
+)]
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and times are far below the limits of f64"
+)]
+
+mod audit;
+#[path = "../measuring/client.rs"]
+mod client;
+#[path = "../measuring/latencies.rs"]
+mod latencies;
+#[path = "../measuring/machine.rs"]
+#[expect(dead_code, reason = "everything shares all cores here")]
+mod machine;
+#[path = "../measuring/metrics.rs"]
+mod metrics;
+mod plot;
+#[path = "../measuring/process.rs"]
+#[expect(dead_code, reason = "CPU time is measured by bench load")]
+mod process;
+#[path = "../measuring/product.rs"]
+#[expect(dead_code, reason = "the stages ask the replica themselves")]
+mod product;
+mod stage;
+#[path = "../measuring/table.rs"]
+mod table;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use audit::AuditLog;
+use clap::Parser;
+use control_plane::ControlPlane;
+use latencies::milliseconds;
+use plot::Line;
+use process::mebibytes;
+use product::{Error, Product};
+use stage::{Measured, Scale};
+use table::Table;
+
+/// Measures the webhook in clusters of growing size.
+#[derive(Debug, Parser)]
+#[command(name = "scale", max_term_width = 100)]
+struct Arguments {
+    /// Numbers of namespaces, growing
+    #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+    namespaces: Vec<usize>,
+    /// The chart's reconcile.writesPerSecond
+    #[arg(long, default_value_t = 50)]
+    writes_per_second: u16,
+    /// Seconds for which a fresh replica is watched doing nothing
+    #[arg(long, default_value_t = 30)]
+    idle: u64,
+    /// Also write a plot to this file (SVG)
+    #[arg(long)]
+    plot: Option<PathBuf>,
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(&arguments))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<(), Error> {
+    println!("{}", machine::description());
+    println!("one replica, {} background writes a second at most", arguments.writes_per_second);
+    eprintln!("starting a control plane and installing the webhook");
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_acr-pull-injector"));
+    let audit = AuditLog::new()?;
+    let rate = format!("reconcile.writesPerSecond={}", arguments.writes_per_second);
+    let control_plane = audit.kept_by(ControlPlane::builder());
+    let product = Product::install(control_plane, &program, &[&rate], 1).await?;
+    let replica = product.installation.take_oldest().ok_or("no replica runs")?.pod;
+    let idle = Duration::from_secs(arguments.idle);
+    let mut scale = Scale { product, program, audit, replica, namespaces: 0, passwords: 0, idle };
+    let mut stages = Vec::new();
+    for namespaces in &arguments.namespaces {
+        stages.push(scale.stage(*namespaces).await?);
+    }
+    print(&stages);
+    if let Some(file) = &arguments.plot {
+        std::fs::write(file, plot(&stages))?;
+    }
+    Ok(())
+}
+
+fn print(stages: &[Measured]) {
+    let mut size = Table::new(
+        "Size",
+        &["namespaces", "first pods/s", "MiB (peak) after making", "MiB (peak) fresh", "MiB (peak) after rewrite"],
+    );
+    let mut time = Table::new(
+        "Time",
+        &["namespaces", "start to ready ms", "rewrite s", "rewrites/s", "pods meanwhile p50 ms", "p99 ms"],
+    );
+    let mut asked = Table::new(
+        "Requests to the API server, by its audit log",
+        &[
+            "namespaces",
+            "reads at the start and idle",
+            "writes of Secrets idle",
+            "writes in the rewrite",
+            "reads in the rewrite",
+            "applies by the API server's metrics",
+        ],
+    );
+    for stage in stages {
+        let memory = |memory: process::Memory| format!("{} ({})", mebibytes(memory.resident), mebibytes(memory.peak));
+        let namespaces = stage.namespaces.to_string();
+        size.row([
+            namespaces.clone(),
+            format!("{:.0}", stage.made_per_second),
+            memory(stage.memory_after_making),
+            memory(stage.memory_fresh),
+            memory(stage.memory_rewritten),
+        ]);
+        let rewrite = stage.rewrite.as_secs_f64();
+        time.row([
+            namespaces.clone(),
+            format!("{:.0}", stage.start_to_ready.as_secs_f64() * 1000.0),
+            format!("{rewrite:.1}"),
+            format!("{:.0}", stage.namespaces as f64 / rewrite),
+            milliseconds(stage.served_first.percentile(50.0)),
+            milliseconds(stage.served_first.percentile(99.0)),
+        ]);
+        asked.row([
+            namespaces,
+            stage.idle.reads().to_string(),
+            stage.idle.secret_writes().to_string(),
+            stage.rewriting.secret_writes().to_string(),
+            stage.rewriting.reads().to_string(),
+            format!("{:.0}", stage.applied_by_metrics),
+        ]);
+    }
+    println!("{size}{time}{asked}");
+}
+
+fn plot(stages: &[Measured]) -> String {
+    let line = |name, value: fn(&Measured) -> f64| {
+        let points = stages.iter().map(|stage| (stage.namespaces as f64, value(stage).max(0.001)));
+        Line { name, points: points.collect() }
+    };
+    let lines = [
+        line("memory of a fresh replica (MiB)", |stage| stage.memory_fresh.resident as f64 / 1024.0),
+        line("its peak (MiB)", |stage| stage.memory_fresh.peak as f64 / 1024.0),
+        line("start to ready (ms)", |stage| stage.start_to_ready.as_secs_f64() * 1000.0),
+        line("new password everywhere (s)", |stage| stage.rewrite.as_secs_f64()),
+    ];
+    plot::svg("Growth with the cluster", &lines)
+}

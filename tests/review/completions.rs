@@ -1,0 +1,42 @@
+//! What a package puts beside the program: completions and the manual page.
+
+use std::process::Command;
+
+fn output(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_acr-pull-injector")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const SUBCOMMANDS: [&str; 6] = ["serve", "check", "review", "cleanup", "completions", "man"];
+
+#[test]
+fn every_shell_gets_every_subcommand_and_option() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let text = output(&["completions", shell]);
+        for word in SUBCOMMANDS.iter().chain(&["webhook-address", "diff", "pull-secret-name"]) {
+            assert!(text.contains(word), "{shell} does not know {word}");
+        }
+    }
+}
+
+#[test]
+fn bash_completes_with_what_it_gets() {
+    let script = format!(
+        "{}\nCOMP_WORDS=(acr-pull-injector review --ch); COMP_CWORD=2; _acr-pull-injector acr-pull-injector --ch review; \
+         echo \"${{COMPREPLY[@]}}\"",
+        output(&["completions", "bash"])
+    );
+    let completed = Command::new("bash").args(["--norc", "-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&completed.stdout).trim(), "--check", "{completed:?}");
+}
+
+#[test]
+fn the_manual_page_has_a_section_for_every_subcommand() {
+    let page = output(&["man"]);
+    assert!(page.contains(".TH acr-pull-injector 1"), "{page}");
+    for subcommand in SUBCOMMANDS {
+        assert!(page.lines().any(|line| line == format!(".SH {}", subcommand.to_uppercase())), "{subcommand}\n{page}");
+    }
+    assert!(page.contains("\\-\\-ensure\\-timeout") || page.contains("\\-\\-certificate\\-source"), "{page}");
+}
