@@ -210,8 +210,8 @@ mod tests {
             let delays: Vec<_> = (0..400).map(|_| delay(attempts)).collect();
             let (least, most) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
             assert!(*least >= FIRST_DELAY && *most <= Duration::from_secs(longest), "{attempts}: {least:?} {most:?}");
-            let span = Duration::from_secs(longest) - FIRST_DELAY;
-            assert!(*most - *least > span.mul_f64(0.8), "{attempts}: {least:?} to {most:?} is not spread");
+            let span = Duration::from_secs(longest).abs_diff(FIRST_DELAY);
+            assert!(most.abs_diff(*least) > span.mul_f64(0.8), "{attempts}: {least:?} to {most:?} is not spread");
         }
     }
 

@@ -78,7 +78,8 @@ mod tests {
     }
 
     fn lifetime(claims: &str) -> Result<(i64, i64), LifetimeFault> {
-        token_lifetime(&jwt(claims), Timestamp::from_second(NOW).unwrap())
+        let now = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(NOW);
+        token_lifetime(&jwt(claims), now)
             .map(|lifetime| (lifetime.renew_at.as_second() - NOW, lifetime.expires_at.as_second() - NOW))
     }
 

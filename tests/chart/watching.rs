@@ -46,19 +46,14 @@ fn alerts_are_about_the_release_they_belong_to() {
 fn every_alert_has_a_unit_test_and_a_runbook() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = std::fs::read_to_string(directory.join("tests/chart/alerts.yaml")).unwrap();
-    let runbooks = std::fs::read_to_string(directory.join("docs/runbooks.md")).ok();
+    let runbooks = std::fs::read_to_string(directory.join("docs/runbooks.md")).unwrap();
     for alert in alerts(&render(&OPERATOR), "acr-pull-injector") {
         let name = alert["alert"].as_str().unwrap();
         assert!(
             tests.lines().any(|line| line.trim() == format!("alertname: {name}")),
             "{name}: tests/chart/alerts.yaml"
         );
-        if let Some(runbooks) = &runbooks {
-            assert!(
-                runbooks.lines().any(|line| line.trim_start_matches('#').trim() == name),
-                "{name}: docs/runbooks.md"
-            );
-        }
+        assert!(runbooks.lines().any(|line| line.trim_start_matches('#').trim() == name), "{name}: docs/runbooks.md");
     }
 }
 

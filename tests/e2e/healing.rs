@@ -354,8 +354,8 @@ registries:
             settings: settings.clone(),
             events,
         };
-        let (healer, _stop) = (Arc::new(healer), stop.drop_guard());
-        Ok(Self { healer, client, namespaces, settings, metrics, later_by, _stop })
+        let (healer, guard) = (Arc::new(healer), stop.drop_guard());
+        Ok(Self { healer, client, namespaces, settings, metrics, later_by, _stop: guard })
     }
 
     /// As `serve` makes it: it does not try again by itself.

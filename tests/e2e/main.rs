@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::needless_pass_by_value,
     unreachable_pub,
     reason = "a test program may end at once and say why, and has no public interface"
 )]

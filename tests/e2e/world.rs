@@ -122,7 +122,7 @@ impl World {
 
     /// Sends a body to a replica's `/mutate` and gives status and answer.
     pub async fn review(&self, direct: &Client, body: Vec<u8>) -> Result<(u16, Vec<u8>), Error> {
-        let request = Request::new("/mutate").create(&PostParams::default(), body)?.map(|body| Body::from(body));
+        let request = Request::new("/mutate").create(&PostParams::default(), body)?.map(Body::from);
         let response = direct.send(request).await?;
         Ok((response.status().as_u16(), response.into_body().collect_bytes().await?.to_vec()))
     }
