@@ -3,12 +3,14 @@
 //! Leading only decides who writes in the background. Two leaders for a moment, or none, do no harm: every write names the
 //! version that it replaces, and pods are served by every replica.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
 
 /// How long the lead is kept without a sign of life.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -22,17 +24,32 @@ pub async fn run(
     lease: String,
     identity: String,
     leader: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) {
+    let leader = Outcome { leader, metrics };
     while !shutdown.is_cancelled() {
         if let Err(error) = stand(&client, &namespace, &lease, &identity, &leader, &shutdown).await {
             tracing::warn!(%error, lease, "the election is tried again");
         }
-        leader.send_replace(false);
+        leader.announce(false);
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
         }
+    }
+}
+
+/// Who wants to know the outcome.
+struct Outcome {
+    leader: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Outcome {
+    fn announce(&self, leads: bool) {
+        self.leader.send_replace(leads);
+        self.metrics.leading(leads);
     }
 }
 
@@ -42,7 +59,7 @@ async fn stand(
     namespace: &str,
     lease: &str,
     identity: &str,
-    leader: &watch::Sender<bool>,
+    leader: &Outcome,
     shutdown: &CancellationToken,
 ) -> Result<(), LeaseManagerError> {
     let manager = LeaseManagerBuilder::new(client.clone(), lease)
@@ -61,6 +78,6 @@ async fn stand(
             leads = manager.changed() => leads?,
         };
         tracing::info!(leads, lease, "the lead has changed");
-        leader.send_replace(leads);
+        leader.announce(leads);
     }
 }

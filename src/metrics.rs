@@ -20,6 +20,8 @@ pub struct Metrics {
     pull_secrets: Gauge<i64, AtomicI64>,
     serving_certificate_expiry: Gauge<f64, AtomicU64>,
     configuration_reloads: Family<Outcome, Counter>,
+    configuration_refused: Gauge<i64, AtomicI64>,
+    leader: Gauge<i64, AtomicI64>,
     credentials_readable: Family<RegistryLabel, Gauge<i64, AtomicI64>>,
     credential_refreshes: Family<Refresh, Counter>,
     credential_expiry: Family<RegistryLabel, Gauge<f64, AtomicU64>>,
@@ -66,6 +68,14 @@ impl Metrics {
             "Changed configuration files, by whether they were taken over or refused",
             configuration_reloads.clone(),
         );
+        let configuration_refused = Gauge::default();
+        registry.register(
+            "configuration_refused",
+            "1 while the configuration file is not what is in force, since it was refused, else 0",
+            configuration_refused.clone(),
+        );
+        let leader = Gauge::default();
+        registry.register("leader", "1 on the replica that writes in the background, else 0", leader.clone());
         let credentials_readable = Family::default();
         registry.register(
             "registry_credential_readable",
@@ -107,6 +117,8 @@ impl Metrics {
             pull_secrets,
             serving_certificate_expiry,
             configuration_reloads,
+            configuration_refused,
+            leader,
             credentials_readable,
             credential_refreshes,
             credential_expiry,
@@ -131,6 +143,16 @@ impl Metrics {
     pub fn configuration_reloaded(&self, accepted: bool) {
         let outcome = if accepted { "accepted" } else { "refused" };
         self.configuration_reloads.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// States whether the configuration file is refused as it stands now.
+    pub fn configuration_refused(&self, refused: bool) {
+        self.configuration_refused.set(i64::from(refused));
+    }
+
+    /// States whether this replica leads.
+    pub fn leading(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     /// States whether the credential of a registry could be read. `registry` is a name from the configuration file.
@@ -232,6 +254,8 @@ mod tests {
         metrics.admission_reviewed("injected", Duration::from_micros(80));
         metrics.pull_secret_written("admission", "written");
         metrics.credential_readable("contoso", false);
+        metrics.leading(true);
+        metrics.configuration_refused(true);
         metrics.stuck_pods(4);
         metrics.eviction("held");
         metrics.event("dropped");
@@ -245,6 +269,8 @@ mod tests {
             "acr_pull_injector_admission_duration_seconds_bucket{le=\"0.00005\"} 0",
             "acr_pull_injector_pull_secret_writes_total{reason=\"admission\",outcome=\"written\"} 1",
             "acr_pull_injector_pull_secrets 3",
+            "acr_pull_injector_leader 1",
+            "acr_pull_injector_configuration_refused 1",
             "acr_pull_injector_registry_credential_readable{registry=\"contoso\"} 0",
             "acr_pull_injector_serving_certificate_expiry_timestamp_seconds 0.0",
             concat!("acr_pull_injector_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

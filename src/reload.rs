@@ -48,15 +48,18 @@ impl ConfigurationReload {
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
             match self.read() {
-                Ok(configuration) if configuration == self.current => refused = None,
                 Ok(configuration) => {
                     refused = None;
-                    self.take_over(configuration).await;
+                    self.metrics.configuration_refused(false);
+                    if configuration != self.current {
+                        self.take_over(configuration).await;
+                    }
                 }
                 // Said once per reason, not every two seconds.
                 Err(reason) if refused.as_ref() == Some(&reason) => {}
                 Err(reason) => {
                     self.metrics.configuration_reloaded(false);
+                    self.metrics.configuration_refused(true);
                     self.events.configuration_refused();
                     tracing::error!(%reason, "the changed configuration is refused, the one before stays in force");
                     refused = Some(reason);

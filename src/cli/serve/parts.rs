@@ -116,7 +116,8 @@ pub(super) async fn start_parts(
     lifecycle
         .spawn("retries", retries.clone().run(ensurer.clone(), namespaces.clone(), settings.clone(), stopping.clone()));
     let leader = watch::Sender::new(false);
-    let election = leader::run(client, own_namespace.clone(), lease, identity, leader.clone(), stopping.clone());
+    let election =
+        leader::run(client, own_namespace.clone(), lease, identity, leader.clone(), metrics.clone(), stopping.clone());
     lifecycle.spawn("election", election);
     let heal_settings =
         Arc::new(ArcSwap::from_pointee(HealSettings { evict_stuck_pods: configuration.evict_stuck_pods }));

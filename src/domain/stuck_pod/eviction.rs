@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::StuckPod;
 
-/// Chooses, round by round. What it remembers is bounded by what is evicted in [`MEMORY`].
+/// Chooses, round by round. What it remembers is bounded by what is evicted in `MEMORY`.
 #[derive(Debug)]
 pub struct Evictions {
     per_round: usize,
