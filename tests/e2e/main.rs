@@ -50,6 +50,8 @@ pub fn settings() -> Vec<&'static str> {
         "registries[3].namespaces.matchLabels.team=restricted",
         "registries[3].credential.servicePrincipal.existingSecret=contoso",
         "drainSeconds=5",
+        // All that any part of the program ever logs: the last case looks for secrets in it.
+        "log.level=trace",
         // Without it a reference can only come from the webhook; one case turns it on.
         "fallbackPolicy.enabled=false",
     ])
@@ -130,6 +132,7 @@ fn alone() -> Vec<(&'static str, Case)> {
         healing::stuck_pods_come_back_with_the_pull_secret,
         healing::the_first_round_evicts_nothing,
         disruption::an_upgrade_keeps_the_ca_bundle,
+        permissions::no_password_is_in_the_logs,
     ]
 }
 

@@ -132,3 +132,29 @@ pub async fn wait_for_the_guard(world: &World) -> Result<(), Error> {
     })
     .await
 }
+
+/// At level trace, every dependency included, after the replicas have read, written and served for a while. The cases that
+/// restart replicas leave young ones, so this one gives them work of every kind first.
+pub async fn no_password_is_in_the_logs(world: Arc<World>) -> Result<(), Error> {
+    let namespace = world.namespace(&[]).await?;
+    for webhook in world.installation.webhooks() {
+        let direct = world.direct(webhook).await?;
+        for image in ["contoso.azurecr.io/app", "fabrikam.azurecr.io/app", "Contoso.azurecr.io/app"] {
+            world.review(&direct, crate::injection::review(&namespace, &[image])).await?;
+        }
+    }
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &namespace);
+    let broken = json!({"stringData": {".dockerconfigjson": "{\"auths\":{}}"}});
+    secrets.patch(PULL_SECRET, &PatchParams::default(), &Patch::Merge(&broken)).await?;
+    eventually("the edit to be undone", || async { Ok((!world.entries(&namespace).await?.is_empty()).then_some(())) })
+        .await?;
+    let data = world.pull_secret(&namespace).await?.and_then(|secret| secret.data).ok_or("gone")?;
+    let stored = BASE64_STANDARD.encode(&data[".dockerconfigjson"].0);
+    let logs = world.installation.logs();
+    expect(logs.contains("\"level\":\"TRACE\""), "the logs are not at level trace")?;
+    let auth = BASE64_STANDARD.encode("contoso-app:contoso-password");
+    for secret in ["contoso-password", "fabrikam-password", &auth, &stored[..40]] {
+        expect(!logs.contains(secret), format!("a secret is in the logs, such as {secret:.12}..."))?;
+    }
+    Ok(())
+}
