@@ -26,7 +26,20 @@ pub fn run(arguments: &CompletionsArguments) -> ExitCode {
     command.set_bin_name(command.get_name().to_owned());
     command.build();
     let mut text = Vec::new();
-    report(arguments.shell.try_generate(&command, &mut text).and_then(|()| write(&text)))
+    let generated = arguments.shell.try_generate(&command, &mut text);
+    if arguments.shell == Shell::Bash {
+        text = mend(&text, command.get_name());
+    }
+    report(generated.and_then(|()| write(&text)))
+}
+
+/// For a program with a hyphen in its name, the script for bash looks for a subcommand under one name and describes it under
+/// another, so that nothing is completed after it. Here it is described under the name that is looked for.
+///
+/// Source: <https://github.com/clap-rs/clap/issues/6421>. Does nothing where that is mended.
+fn mend(script: &[u8], name: &str) -> Vec<u8> {
+    let (described, looked_for) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
+    String::from_utf8_lossy(script).replace(&described, &looked_for).into_bytes()
 }
 
 /// Writes the manual page to standard output: one page, a section for each subcommand.

@@ -86,6 +86,8 @@ const EFFECTS: &[Effect] = &[
     effect("webhook.annotations", &["webhook.annotations.a=b"], WEBHOOK, "/metadata/annotations/a", r#""b""#),
     effect("webhook.port", &["webhook.port=9443"], DEPLOYMENT, "/spec/template/spec/containers/0/ports/0/containerPort", "9443"),
     effect("webhook.port", &["webhook.port=9443"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--webhook-address", r#""[::]:9443""#),
+    effect("webhook.servicePort", &["webhook.servicePort=8443"], WEBHOOK, "/webhooks/0/clientConfig/service/port", "8443"),
+    effect("webhook.servicePort", &["webhook.servicePort=8443"], "Service/acr-pull-injector", "/spec/ports/0/port", "8443"),
     effect("fallbackPolicy.enabled", &["servicePrincipal.existingSecret=x", "fallbackPolicy.enabled=true"], "MutatingAdmissionPolicyBinding/acr-pull-injector-fallback", "/spec/policyName", r#""acr-pull-injector-fallback""#),
     effect("certificates.source", &[BY_CERT_MANAGER], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--certificate-source", r#""files""#),
     effect("certificates.certManager.issuerRef", &[BY_CERT_MANAGER, "certificates.certManager.issuerRef.name=x"], CERTIFICATE, "/spec/issuerRef", r#"{"name": "x"}"#),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -49,7 +50,7 @@ impl Installation {
         let services: Api<Service> = Api::namespaced(control_plane.client(), RELEASE);
         let service = services.get(RELEASE).await?.spec.ok_or("the Service has no spec")?;
         let cluster_ip = service.cluster_ip.ok_or("the Service has no ClusterIP")?.parse()?;
-        let forwarder = ServiceForwarder::start(cluster_ip, 443).await?;
+        let forwarder = ServiceForwarder::start(cluster_ip, service_port()).await?;
         let installation = Self { program: program.to_owned(), forwarder, replicas: Mutex::default() };
         for _ in 0..replicas {
             installation.start_replica(control_plane).await?;
@@ -153,6 +154,20 @@ pub fn helm(control_plane: &ControlPlane, arguments: &[&str]) -> Result<String, 
     } else {
         Err(format!("helm {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
     }
+}
+
+/// The port that this process may play the Service on: only root may use 443 on most machines.
+pub fn service_port() -> u16 {
+    if std::net::TcpListener::bind(("127.0.0.1", 443)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+        10_443
+    } else {
+        443
+    }
+}
+
+/// The setting that goes with [`service_port`].
+pub fn service_port_setting() -> &'static str {
+    if service_port() == 443 { "webhook.servicePort=443" } else { "webhook.servicePort=10443" }
 }
 
 /// `--set` for each `key=value`.

@@ -49,6 +49,7 @@ pub fn settings() -> Vec<&'static str> {
         "registries[3].hosts={restricted.azurecr.io}",
         "registries[3].namespaces.matchLabels.team=restricted",
         "registries[3].credential.servicePrincipal.existingSecret=contoso",
+        installation::service_port_setting(),
         "drainSeconds=5",
         // All that any part of the program ever logs: the last case looks for secrets in it.
         "log.level=trace",
