@@ -93,7 +93,8 @@ async fn show(demo: &Demo) -> Result<(), Error> {
         let setting = format!("servicePrincipal.existingSecret={CREDENTIAL}");
         step(&format!("helm install acr-pull-injector charts/acr-pull-injector --set {setting}"));
         let program = std::env::current_exe()?;
-        let installation = Installation::install(&control_plane, &program, &set(&[&setting, service_port_setting()]), 2).await?;
+        let installation =
+            Installation::install(&control_plane, &program, &set(&[&setting, service_port_setting()]), 2).await?;
         step("two replicas of the webhook are ready");
         create_deployment(&control_plane, &step).await?;
         Ok::<_, Error>((control_plane, installation))

@@ -9,7 +9,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_complete::{Generator as _, Shell};
 use clap_mangen::Man;
 
-use super::Cli;
+use super::{AFTER_HELP, Cli};
 
 /// Options of `completions`.
 #[derive(Debug, Args)]
@@ -61,8 +61,17 @@ fn render(text: &mut Vec<u8>) -> io::Result<()> {
     for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
         section(subcommand, text)?;
     }
-    page.render_extra_section(text)?;
+    examples(text)?;
     page.render_version_section(text)
+}
+
+/// Line by line, as they were written: commands must not be filled like prose.
+fn examples(text: &mut Vec<u8>) -> io::Result<()> {
+    writeln!(text, ".SH EXAMPLES\n.nf")?;
+    for line in AFTER_HELP.lines().skip(1) {
+        writeln!(text, "{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
+    }
+    writeln!(text, ".fi")
 }
 
 fn section(subcommand: &Command, text: &mut Vec<u8>) -> io::Result<()> {

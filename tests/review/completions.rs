@@ -40,4 +40,6 @@ fn the_manual_page_has_a_section_for_every_subcommand() {
         assert!(page.lines().any(|line| line == format!(".SH {}", subcommand.to_uppercase())), "{subcommand}\n{page}");
     }
     assert!(page.contains("\\-\\-certificate\\-source"), "{page}");
+    let command = "    helm template shop ./chart | acr\\-pull\\-injector review \\-\\-check \\-\\-diff";
+    assert!(page.lines().any(|line| line == command), "an example is a line of its own\n{page}");
 }

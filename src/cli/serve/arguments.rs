@@ -34,12 +34,6 @@ pub struct ServeArguments {
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     pub(super) namespace: String,
 
-    #[command(flatten)]
-    pub(super) certificates: CertificateArguments,
-
-    #[command(flatten)]
-    pub(super) election: ElectionArguments,
-
     /// How long requests are still answered after SIGTERM, until nobody sends any; a second signal ends at once
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
     pub(super) drain: Duration,
@@ -51,6 +45,12 @@ pub struct ServeArguments {
     /// What is logged: a level, or a filter such as `info,acr_pull_injector=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", value_parser = telemetry::parse_filter)]
     pub(super) log_level: EnvFilter,
+
+    #[command(flatten)]
+    pub(super) certificates: CertificateArguments,
+
+    #[command(flatten)]
+    pub(super) election: ElectionArguments,
 }
 
 #[derive(Debug, Args)]
