@@ -10,7 +10,51 @@ use std::{
     process::{Command, Stdio},
 };
 
+use acr_pull_injector::{
+    config::Configuration,
+    credentials::token_lifetime::token_lifetime,
+    domain::{
+        pull_secret::{Origin, StoredPullSecret},
+        registry::Namespace,
+        upkeep::upkeep,
+    },
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+
+/// How much of its three hours a token has left at least: in memory when it is renewed, and in a pull secret when that is
+/// rewritten. This is what is left to pods when Azure or the webhook goes away in that moment.
+#[test]
+fn the_times_that_operations_states_are_those_of_the_program() {
+    let configuration = "registries: [{name: r, credential: {static: {username: u, passwordFile: /p}}}]";
+    let settings = Configuration::parse(configuration).unwrap().settings(None);
+    let issued_at = Timestamp::from_second(1_800_000_000).unwrap();
+    let claims = format!(r#"{{"iat":{0},"exp":{1}}}"#, issued_at.as_second(), issued_at.as_second() + 3 * 60 * 60);
+    let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+    let (mut in_memory, mut in_pull_secret) = (i64::MAX, i64::MAX);
+    for number in 0..3000 {
+        let lifetime = token_lifetime(&token, issued_at).unwrap();
+        in_memory = in_memory.min(lifetime.expires_at.duration_since(lifetime.renew_at).as_mins());
+        let stored = StoredPullSecret {
+            origin: Origin::Ours,
+            hosts: BTreeSet::from(["contoso.azurecr.io".to_owned()]),
+            lifetime: Some(lifetime),
+            source_hash: None,
+            untouched: true,
+            uid: String::new(),
+            resource_version: String::new(),
+        };
+        let namespace = Namespace { name: format!("team-{number}"), ..Namespace::default() };
+        let ages = (0..180).map(SignedDuration::from_mins);
+        let due = ages.into_iter().find(|age| upkeep(&stored, &namespace, &settings, issued_at + *age).is_some());
+        in_pull_secret = in_pull_secret.min(180 - due.unwrap().as_mins());
+    }
+    // The worst is left to chance, so that it may be missed by a little.
+    assert!((81..84).contains(&in_memory) && (64..68).contains(&in_pull_secret), "{in_memory} {in_pull_secret}");
+    let operations = text("docs/operations.md");
+    assert!(operations.contains("| 81 minutes at least,") && operations.contains("| 64 minutes at least,"));
+}
 
 #[test]
 fn every_alert_has_its_runbook_and_every_runbook_its_alert() {
