@@ -3,6 +3,8 @@
 //! HTTP/1.1 only, which is all that the API server speaks to a webhook. Idle connections are kept longer than the API
 //! server keeps them (90 s), since a connection that is closed under a request is a failed call that nobody repeats.
 
+mod body_memory;
+
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use axum::{
@@ -21,6 +23,7 @@ use axum_server::{
 use certs::ServingCertificate;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::body_memory::{BodyMemory, within_memory};
 use crate::{
     admission::{Admission, CredentialSource, NamespaceSource, PullSecretStore},
     lifecycle::{Lifecycle, Readiness},
@@ -37,8 +40,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// after which the API server drops an idle connection by itself.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a client may take to send a body. The API server waits 30 s at most for the whole answer.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send a body. The API server sends the largest within a second.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `POST /mutate`, and nothing else.
 pub fn webhook_router<C, S, N>(admission: Arc<Admission<C, S, N>>, lifecycle: Lifecycle) -> Router
@@ -50,6 +53,7 @@ where
     Router::new()
         .route("/mutate", post(mutate::<C, S, N>))
         .with_state(admission)
+        .layer(middleware::from_fn_with_state(BodyMemory::default(), within_memory))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn_with_state(lifecycle, close_while_draining))
@@ -112,7 +116,9 @@ pub async fn serve_admin(
     router: Router,
     handle: Handle<std::net::SocketAddr>,
 ) -> std::io::Result<()> {
-    axum_server::from_tcp(listener)?.http1_only().handle(handle).serve(router.into_make_service()).await
+    let mut server = axum_server::from_tcp(listener)?.http1_only().handle(handle);
+    server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT);
+    server.serve(router.into_make_service()).await
 }
 
 async fn mutate<C, S, N>(State(admission): State<Arc<Admission<C, S, N>>>, request: axum::extract::Request) -> Response
@@ -167,3 +173,6 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     (OPEN_METRICS, state.metrics.encode(state.pull_secrets.count(), state.serving.not_after())).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,9 @@ enum ServeError {
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// A connection to the API server on which nothing has come for so long is dead. A watch is told something every minute,
+/// and ends by itself before this.
+const READ_TIMEOUT: Duration = Duration::from_secs(330);
 /// How long requests and background work may take to end once the drain is over.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -124,7 +127,8 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(config: kube::Config) -> kube::Result<Self> {
+    fn new(mut config: kube::Config) -> kube::Result<Self> {
+        config.read_timeout = Some(READ_TIMEOUT);
         let mut single_attempt = config.clone();
         single_attempt.default_retry = false;
         Ok(Self { patient: Client::try_from(config)?, single_attempt: Client::try_from(single_attempt)? })

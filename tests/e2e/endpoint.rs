@@ -1,8 +1,9 @@
 //! The endpoint called by somebody who is not the API server: nothing authenticates a caller, so every rule holds here too.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     injection::review,
@@ -76,4 +77,50 @@ pub async fn large_reviews_are_answered(world: Arc<World>) -> Result<(), Error> 
     large["request"]["object"]["metadata"]["annotations"] = json!({"filler": "x".repeat(9 << 20)});
     let (status, _) = world.review(&direct, large.to_string().into_bytes()).await?;
     expect_equal("status of 9 MiB", status, 413)
+}
+
+/// Anybody who reaches the port can send large reviews; they must not take the replica down.
+pub async fn many_large_reviews_at_once_are_bounded(world: Arc<World>) -> Result<(), Error> {
+    let namespace = world.namespace(&[]).await?;
+    let webhook = world.installation.webhooks()[0];
+    let mut large: Value = serde_json::from_slice(&review(&namespace, &["contoso.azurecr.io/app:v1"]))?;
+    large["request"]["object"]["metadata"]["annotations"] = json!({"filler": "x".repeat(3 << 20)});
+    let body = large.to_string().into_bytes();
+    let mut reviews = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let (mut connection, body) = (world.connect(webhook).await?, body.clone());
+        reviews.spawn(async move {
+            let head = format!("POST /mutate HTTP/1.1\r\nhost: webhook\r\ncontent-length: {}\r\n\r\n", body.len());
+            // All but the end, and that only when the others have sent as much.
+            let (most, rest) = body.split_at(body.len() - 100);
+            connection.write_all(head.as_bytes()).await?;
+            connection.write_all(most).await?;
+            connection.flush().await?;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            connection.write_all(rest).await?;
+            connection.flush().await?;
+            let mut status = [0; 12];
+            connection.read_exact(&mut status).await?;
+            Ok::<_, Error>(std::str::from_utf8(&status[9..])?.parse::<u16>()?)
+        });
+    }
+    let mut answered = 0;
+    while let Some(status) = reviews.join_next().await {
+        // One that is refused before it is read may see its connection closed while it still sends.
+        match status? {
+            Ok(200) => answered += 1,
+            Ok(503) | Err(_) => {}
+            Ok(other) => return Err(format!("status {other}").into()),
+        }
+    }
+    expect(answered > 0, "none was answered")?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.installation.process_of(webhook)?))?;
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next()?.parse::<u64>().ok());
+    let peak = peak.ok_or("no VmHWM")?;
+    expect(peak < 128 << 10, format!("{peak} KiB at the peak, more than the chart's limit"))?;
+    let direct = world.direct(webhook).await?;
+    let (status, body) = world.review(&direct, review(&namespace, &["contoso.azurecr.io/app:v1"])).await?;
+    expect_equal("status afterwards", status, 200)?;
+    expect_equal("answer afterwards", answer(&body)?, (true, true))
 }

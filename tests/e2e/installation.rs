@@ -101,6 +101,13 @@ impl Installation {
         self.replicas().iter().map(|replica| replica.webhook).collect()
     }
 
+    /// The process of the replica that answers there.
+    pub fn process_of(&self, webhook: SocketAddr) -> Result<u32, Error> {
+        let replicas = self.replicas();
+        let replica = replicas.iter().find(|replica| replica.webhook == webhook).ok_or("no such replica")?;
+        Ok(replica.pod.id())
+    }
+
     /// What the replicas have logged.
     pub fn logs(&self) -> String {
         self.replicas().iter().map(|replica| replica.pod.log()).collect()

@@ -4,12 +4,18 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::SocketAddr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use control_plane::ControlPlane;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    core::v1::{Namespace, Pod, Secret, ServiceAccount},
+};
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, PostParams},
@@ -17,6 +23,8 @@ use kube::{
     core::Request,
 };
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 pub use crate::installation::Error;
 use crate::installation::{Installation, RELEASE};
@@ -110,14 +118,28 @@ impl World {
     /// A client for one replica's webhook port that trusts what the API server trusts, as a caller that isn't the API
     /// server would be: nothing authenticates it.
     pub async fn direct(&self, webhook: SocketAddr) -> Result<Client, Error> {
-        let configurations: Api<k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration> =
-            Api::all(self.client.clone());
-        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
-        let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).ok_or("no caBundle")?;
         let mut config = Config::new(format!("https://{webhook}").parse()?);
-        config.root_cert = Some(certificates(&bundle.0)?);
+        config.root_cert = Some(self.authorities().await?);
         config.tls_server_name = Some(format!("{RELEASE}.{RELEASE}.svc"));
         Ok(Client::try_from(config)?)
+    }
+
+    /// A connection to one replica's webhook port, to send what no client would.
+    pub async fn connect(&self, webhook: SocketAddr) -> Result<TlsStream<TcpStream>, Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(self.authorities().await?.into_iter().map(Into::into));
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = format!("{RELEASE}.{RELEASE}.svc").try_into()?;
+        let connection = TcpStream::connect(webhook).await?;
+        Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, connection).await?)
+    }
+
+    /// What the API server trusts when it calls the webhook.
+    async fn authorities(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let configurations: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
+        let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).ok_or("no caBundle")?;
+        certificates(&bundle.0)
     }
 
     /// Sends a body to a replica's `/mutate` and gives status and answer.
