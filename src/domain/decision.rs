@@ -69,6 +69,9 @@ pub fn login_servers(
     if pod.opted_out() {
         return Err(SkipReason::PodOptedOut);
     }
+    if pod.has_too_many_pull_secrets() {
+        return Err(SkipReason::TooManyPullSecrets);
+    }
     let rule = settings.rules.login_servers();
     let login_servers: BTreeSet<_> = pod.images().filter_map(|image| rule.login_server_of(image)).collect();
     if login_servers.is_empty() { Err(SkipReason::NoRegistryImage) } else { Ok(login_servers) }
@@ -179,6 +182,8 @@ pub enum SkipReason {
     PodOptedOut,
     /// The pod is the API server's copy of a static pod.
     MirrorPod,
+    /// The pod references more pull secrets than anybody can use.
+    TooManyPullSecrets,
     /// No image comes from a login server.
     NoRegistryImage,
     /// Login servers there are, but none that the namespace may use.
@@ -194,6 +199,7 @@ impl SkipReason {
             Self::NamespaceTerminating => "namespace_terminating",
             Self::PodOptedOut => "pod_opted_out",
             Self::MirrorPod => "mirror_pod",
+            Self::TooManyPullSecrets => "too_many_pull_secrets",
             Self::NoRegistryImage => "no_registry_image",
             Self::NothingGranted(_) => "nothing_granted",
         }
@@ -208,6 +214,7 @@ impl fmt::Display for SkipReason {
             Self::NamespaceTerminating => "the namespace is being deleted",
             Self::PodOptedOut => "the pod has opted out",
             Self::MirrorPod => "a mirror pod cannot reference secrets",
+            Self::TooManyPullSecrets => "the pod references more than 1000 pull secrets",
             Self::NoRegistryImage => "no image comes from an Azure container registry",
             Self::NothingGranted(_) => "no registry grants the namespace a credential for the images",
         })

@@ -21,6 +21,9 @@ pub const OPT_OUT_VALUE: &str = "disabled";
 /// that references a Secret.
 pub(super) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
+/// A pod that references more pull secrets is left alone: no kubelet could make use of them.
+pub(super) const MOST_PULL_SECRETS: usize = 1000;
+
 /// What an admission review asks.
 #[derive(Clone, Debug)]
 pub struct Review<'a> {
@@ -179,7 +182,12 @@ impl Pod<'_> {
         self.images.iter().map(AsRef::as_ref)
     }
 
-    /// The list `spec.imagePullSecrets` as it stands.
+    /// Does the pod reference more pull secrets than anybody can use? The list is then not known in full.
+    pub fn has_too_many_pull_secrets(&self) -> bool {
+        self.pull_secrets.len() > MOST_PULL_SECRETS
+    }
+
+    /// The list `spec.imagePullSecrets` as it stands, in full unless there are too many.
     pub fn image_pull_secrets(&self) -> &[PullSecretReference] {
         &self.pull_secrets
     }

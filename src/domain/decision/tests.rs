@@ -65,6 +65,12 @@ fn step_1_leaves_some_pods_alone() {
     ] {
         assert_eq!(step_1(images, metadata, namespace_name), Err(expected), "{name}");
     }
+    let references = "{},".repeat(1000);
+    let json = format!(
+        r#"{{"spec":{{"containers":[{{"image":"contoso.azurecr.io/app"}}],"imagePullSecrets":[{references}{{}}]}}}}"#
+    );
+    let pod = review::parse_pod(&json).unwrap();
+    assert_eq!(login_servers(&pod, "team-a", &settings()), Err(SkipReason::TooManyPullSecrets));
 }
 
 fn hosts(hosts: &[&str]) -> BTreeSet<LoginServer> {

@@ -57,6 +57,16 @@ fn the_list_after_the_patch() {
 }
 
 #[test]
+fn a_list_that_is_too_long_to_be_known_in_full_is_not_replaced() {
+    for (count, is_patched) in [(1000, true), (1001, false), (1_000_000, false)] {
+        let text = format!(r#"{{"spec": {{"imagePullSecrets": [{}{{}}]}}}}"#, "{},".repeat(count - 1));
+        let pod = review::parse_pod(&text).unwrap();
+        assert_eq!(image_pull_secrets(&pod, &name()).is_some(), is_patched, "{count}");
+        assert!(pod.image_pull_secrets().len() <= 1001, "{count}");
+    }
+}
+
+#[test]
 fn there_is_no_patch_when_the_pod_references_the_pull_secret() {
     let pod = review::parse_pod(r#"{"spec":{"imagePullSecrets":[{"name":"a"},{"name":"acr-pull-secret"}]}}"#).unwrap();
     assert_eq!(image_pull_secrets(&pod, &name()), None);

@@ -4,10 +4,10 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{MIRROR_ANNOTATION, OPT_OUT_LABEL, OPT_OUT_VALUE, PullSecretReference};
+use super::{MIRROR_ANNOTATION, MOST_PULL_SECRETS, OPT_OUT_LABEL, OPT_OUT_VALUE, PullSecretReference};
 
 /// `Object` is the type of `request.object`.
 #[derive(Deserialize)]
@@ -87,7 +87,7 @@ struct Spec<'a> {
     ephemeral_containers: Option<Vec<Container<'a>>>,
     #[serde(borrow)]
     volumes: Option<Vec<Volume<'a>>>,
-    image_pull_secrets: Option<Vec<Option<PullSecretReference>>>,
+    image_pull_secrets: Option<PullSecrets>,
 }
 
 #[derive(Deserialize)]
@@ -119,13 +119,46 @@ impl<'a> From<Pod<'a>> for super::Pod<'a> {
             name: metadata.name.map(Cow::from).unwrap_or_default(),
             generate_name: metadata.generate_name.map(Cow::from).unwrap_or_default(),
             images: of_containers.chain(of_volumes).map(Cow::from).filter(|image| !image.is_empty()).collect(),
-            pull_secrets: spec.image_pull_secrets.into_iter().flatten().map(Option::unwrap_or_default).collect(),
+            pull_secrets: spec.image_pull_secrets.unwrap_or_default().0,
             opted_out: metadata
                 .labels
                 .and_then(|labels| labels.value)
                 .is_some_and(|value| value.as_str() == OPT_OUT_VALUE),
             mirror: metadata.annotations.is_some_and(|annotations| annotations.value.is_some()),
         }
+    }
+}
+
+/// The list of pull secrets, no further than it takes to know that there are too many: an entry takes fifty times the
+/// memory of its text, and the API server lets a list of a million through to us.
+#[derive(Default)]
+struct PullSecrets(Vec<PullSecretReference>);
+
+impl<'de> Deserialize<'de> for PullSecrets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(PullSecretsVisitor)
+    }
+}
+
+struct PullSecretsVisitor;
+
+impl<'de> Visitor<'de> for PullSecretsVisitor {
+    type Value = PullSecrets;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of pull secrets")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut references = Vec::new();
+        while references.len() <= MOST_PULL_SECRETS {
+            let Some(reference) = entries.next_element::<Option<PullSecretReference>>()? else {
+                return Ok(PullSecrets(references));
+            };
+            references.push(reference.unwrap_or_default());
+        }
+        while entries.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(PullSecrets(references))
     }
 }
 
