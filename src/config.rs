@@ -15,8 +15,8 @@ use std::{
 };
 
 pub use azure::{AzureConfiguration, DEFAULT_AUTHORITY_HOST, DEFAULT_SCOPE};
+pub(crate) use credential::is_tenant;
 pub use credential::{CredentialConfiguration, CredentialFiles, IdentityConfiguration, Value};
-pub(crate) use credential::{is_tenant, not_a_tenant};
 pub use field::{InvalidField, parse_duration};
 
 use self::{

@@ -255,7 +255,9 @@ fn tenant(literal: Option<&str>, file: Option<&Path>, field: &str) -> Result<Val
     if let Value::Literal(tenant) = &value
         && !is_tenant(tenant)
     {
-        return Err(InvalidField(format!("{field}.tenantId: {}", not_a_tenant(tenant))));
+        return Err(InvalidField(format!(
+            "{field}.tenantId: {tenant:?} is no tenant: write its id (a GUID) or one of its domain names"
+        )));
     }
     Ok(value)
 }
@@ -263,11 +265,6 @@ fn tenant(literal: Option<&str>, file: Option<&Path>, field: &str) -> Result<Val
 /// Whether the text can name a tenant: it becomes a part of an address.
 pub(crate) fn is_tenant(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
-}
-
-/// What to say of a text that names no tenant.
-pub(crate) fn not_a_tenant(text: &str) -> String {
-    format!("{text:?} is no tenant: write its id (a GUID) or one of its domain names")
 }
 
 fn default_token_file() -> PathBuf {

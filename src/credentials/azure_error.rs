@@ -66,6 +66,8 @@ pub enum AzureErrorKind {
     ApplicationDisabled,
     /// The tenant does not exist, or not in this cloud.
     TenantUnknown,
+    /// Microsoft has blocked the tenant.
+    TenantBlocked,
     /// The scope does not exist in this cloud or tenant.
     ScopeUnknown,
     /// A policy of the tenant keeps the application out.
@@ -190,6 +192,7 @@ impl AzureError {
             | AzureErrorKind::ApplicationUnknown
             | AzureErrorKind::ApplicationDisabled
             | AzureErrorKind::TenantUnknown
+            | AzureErrorKind::TenantBlocked
             | AzureErrorKind::ScopeUnknown
             | AzureErrorKind::BlockedByPolicy
             | AzureErrorKind::EntraRefused { .. }

@@ -116,7 +116,7 @@ impl RegistryExchange {
 pub(super) fn refusal(answer: &Answer) -> AzureErrorKind {
     match answer.status {
         StatusCode::TOO_MANY_REQUESTS => AzureErrorKind::Throttled,
-        status if status.is_server_error() => AzureErrorKind::Unavailable,
+        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => AzureErrorKind::Unavailable,
         status if status.is_redirection() => AzureErrorKind::Redirected,
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => AzureErrorKind::Proxy,
         _ if answer.is_html() => AzureErrorKind::NotTheService { html: true },

@@ -10,10 +10,7 @@ use super::{
     identity::{Application, Identity, Proof},
 };
 use crate::{
-    config::{
-        AzureConfiguration, CredentialConfiguration, CredentialFiles, IdentityConfiguration, Value, is_tenant,
-        not_a_tenant,
-    },
+    config::{AzureConfiguration, CredentialConfiguration, CredentialFiles, IdentityConfiguration, Value, is_tenant},
     domain::pull_secret::{CredentialSourceHash, Password, RegistryCredential},
 };
 
@@ -40,14 +37,12 @@ pub enum MaterialError {
     /// A user name that no registry accepts.
     #[error("the user name holds a colon, which no registry accepts")]
     Colon,
-    /// Not a tenant.
-    #[error("{}: {reason}", path.display())]
-    Tenant {
-        /// Where it stands.
-        path: PathBuf,
-        /// What is wrong and what to write.
-        reason: String,
-    },
+    /// Neither the id nor a domain name of a tenant. What stands there may be a secret under the wrong key.
+    #[error("{} does not hold a tenant (its id, a GUID, or one of its domain names): is each value under its own key?", .0.display())]
+    Tenant(PathBuf),
+    /// No application id. What stands there may be a secret under the wrong key.
+    #[error("{} does not hold an application id (a GUID): is each value under its own key?", .0.display())]
+    Application(PathBuf),
     /// Not a certificate with its key.
     #[error("{} {error}", path.display())]
     Certificate {
@@ -129,14 +124,26 @@ async fn stored(files: &CredentialFiles) -> Result<RegistryCredential, MaterialE
     Ok(RegistryCredential::stored(username, password))
 }
 
+/// Both are named in errors, so what a file holds is looked at first.
 async fn application(tenant: &Value, client: &Value) -> Result<Application, MaterialError> {
-    let tenant_text = read_value(tenant).await?;
+    let application = Application { tenant: read_value(tenant).await?, client: read_value(client).await? };
     if let Value::File(path) = tenant
-        && !is_tenant(&tenant_text)
+        && !(is_guid(&application.tenant) || application.tenant.contains('.') && is_tenant(&application.tenant))
     {
-        return Err(MaterialError::Tenant { path: path.clone(), reason: not_a_tenant(&tenant_text) });
+        return Err(MaterialError::Tenant(path.clone()));
     }
-    Ok(Application { tenant: tenant_text, client: read_value(client).await? })
+    if let Value::File(path) = client
+        && !is_guid(&application.client)
+    {
+        return Err(MaterialError::Application(path.clone()));
+    }
+    Ok(application)
+}
+
+/// No secret of Entra has this form.
+fn is_guid(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    lengths.eq([8, 4, 4, 4, 12]) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 async fn read_value(value: &Value) -> Result<String, FileError> {

@@ -118,10 +118,20 @@ async fn tenant_and_client_come_from_files_too() {
     let hosts = [world.fake.login_server("contoso")];
     let credentials = world.credentials_of(&world.configuration_of(&hosts, &credential)).await;
     world.credential(&credentials).await.unwrap();
-    std::fs::write(directory.join("tenantId"), "../../elsewhere").unwrap();
-    let credentials = world.credentials_of(&world.configuration_of(&hosts, &credential)).await;
-    let error = world.credential(&credentials).await.unwrap_err().to_string();
-    assert!(error.contains("is no tenant") && error.contains("tenantId"), "{error}");
+    // A secret under the wrong key must not come back in an error, which whoever creates a pod reads.
+    for (file, right, expected) in
+        [("tenantId", TENANT, "does not hold a tenant"), ("clientId", CLIENT, "does not hold an application id")]
+    {
+        for wrong in ["../../elsewhere", "abc8Q~d0_-secret.of-the-application", "shortsecret"] {
+            std::fs::write(directory.join(file), wrong).unwrap();
+            let credentials = world.credentials_of(&world.configuration_of(&hosts, &credential)).await;
+            let error = world.credential(&credentials).await.unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(expected) && text.contains(&format!("/{file} ")), "{text}");
+            assert!(!format!("{text} {error:?} {credentials:?}").contains(wrong), "{text}");
+        }
+        std::fs::write(directory.join(file), right).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -204,6 +204,19 @@ async fn codes_of_entra() {
         (federated(), 401, 700_024, "the token file must be fresh"),
         (federated(), 401, 700_027, "the token file must be fresh"),
         (federated(), 400, 501_661, "issuer's discovery document"),
+        (federated(), 400, 700_213, "no federated credential"),
+        (federated(), 400, 70_025, "no federated credential"),
+        (secret(), 401, 7_000_112, "is disabled"),
+        (secret(), 400, 50_059, "does not know tenant"),
+        (secret(), 400, 90_038, "azure.authorityHost"),
+        (secret(), 400, 900_432, "azure.authorityHost"),
+        (secret(), 400, 5_000_225, "is blocked"),
+        (secret(), 400, 500_014, "disabled there"),
+        (secret(), 400, 530_032, "Conditional Access"),
+        (secret(), 403, 5_000_211, "tenant restrictions"),
+        (secret(), 500, 90_033, "has a fault"),
+        // Said of users only, but the link helps with any code.
+        (secret(), 400, 50_034, "https://login.microsoftonline.com/error?code=50034"),
         (secret(), 400, 1_234_567, "https://login.microsoftonline.com/error?code=1234567"),
     ] {
         let body = format!(
@@ -214,11 +227,59 @@ async fn codes_of_entra() {
         assert_eq!((error.status, error.entra_code), (Some(status), Some(code)));
         says(&error.to_string(), &[expected, &format!("AADSTS{code}")]);
     }
-    world.fake.entra().fail_next(Fault::json(400, r#"{"error":"unauthorized_client"}"#));
-    says(
-        &sign_in(&world, secret()).await.to_string(),
-        &["refused application", "(unauthorized_client)", "sign-in log"],
-    );
+}
+
+/// Answers of any form, as proxies, outages and older endpoints give them.
+#[tokio::test]
+async fn unusual_answers() {
+    let world = World::start().await;
+    for (status, body, expected) in [
+        (400, r#"{"error":"unauthorized_client"}"#, ["(unauthorized_client)", "sign-in log"]),
+        (400, r#"{"error":"invalid_client","error_codes":["7000222"]}"#, ["has expired", "AADSTS7000222"]),
+        (400, r#"{"error":"invalid_grant","error_codes":[50000,7000215]}"#, ["does not know", "AADSTS7000215"]),
+        (401, r#"{"error":"invalid_client","error_codes":null}"#, ["(invalid_client)", "HTTP 401"]),
+        (
+            400,
+            r#"{"error":{"code":"x","message":"AADSTS90002: Tenant 'y' not found."}}"#,
+            ["does not know", "AADSTS90002"],
+        ),
+        (
+            400,
+            r#"{"error":"interaction_required","suberror":"message_only","claims":"{\"access_token\":{}}"}"#,
+            ["Conditional Access", "HTTP 400"],
+        ),
+        (400, r#"{"error":"temporarily_unavailable"}"#, ["has a fault", "asked again later"]),
+        (
+            503,
+            r#"{"error":"server_error","error_description":"AADSTS7000222: a \u0022b\u0022"}"#,
+            ["has expired", "HTTP 503"],
+        ),
+        (500, "<html>AADSTS90033</html>", ["has a fault", "AADSTS90033"]),
+        (408, "", ["has a fault", "HTTP 408"]),
+        (400, "", ["something unexpected", "HTTP 400"]),
+        (401, "<html></html>", ["a web page", "HTTP 401"]),
+        (403, "Forbidden", ["a firewall or proxy", "HTTP 403"]),
+        (407, "<html></html>", ["does not let us through", "HTTP 407"]),
+    ] {
+        world.fake.entra().fail_next(Fault::json(status, body));
+        says(&sign_in(&world, secret()).await.to_string(), &expected);
+    }
+    let late = vec![("retry-after", "Wed, 21 Oct 2099 07:28:00 GMT".to_owned())];
+    world.fake.entra().fail_next(Fault::Answer { status: 503, headers: late, body: String::new() });
+    says(&sign_in(&world, secret()).await.to_string(), &["has a fault", "asked to wait 3600 s"]);
+    let denied = r#"{"errors":[{"code":"DENIED","message":"client with IP '192.0.2.1' is not allowed access."}]}"#;
+    for (status, body, expected) in [
+        (403, denied, "networking settings"),
+        (400, r#"{"errors":[{"code":"UNAUTHORIZED","message":"token validation failed"}]}"#, "AcrPull"),
+        (401, "", "AcrPull"),
+        (408, "", "has a fault"),
+        (503, "<html></html>", "has a fault"),
+        (200, "", "something unexpected"),
+        (200, r#"{"refresh_token":null}"#, "something unexpected"),
+    ] {
+        world.fake.registry("contoso").fail_next(Fault::json(status, body));
+        says(&world.refusal().await, &[expected, &format!("HTTP {status}")]);
+    }
 }
 
 fn application() -> Application {

@@ -64,15 +64,19 @@ fn identity(
             "{authority} does not know tenant {tenant}: check tenantId, and azure.authorityHost if the tenant lives in \
              another cloud"
         ),
+        AzureErrorKind::TenantBlocked => write!(
+            formatter,
+            "tenant {tenant} is blocked, for want of activity most often: an administrator can have it opened again"
+        ),
         AzureErrorKind::ScopeUnknown => write!(
             formatter,
-            "Entra does not know the scope in tenant {tenant}: set azure.scope to the one of this cloud, \
+            "Entra does not know the scope in tenant {tenant}, or it is disabled there: set azure.scope to the one of this cloud, \
              https://management.azure.com/.default for example"
         ),
         AzureErrorKind::BlockedByPolicy => write!(
             formatter,
             "a policy of tenant {tenant} (Conditional Access) keeps application {client} out: allow it, or the address \
-             that this cluster comes from"
+             that this cluster comes from; tenant restrictions that a proxy adds do so too"
         ),
         AzureErrorKind::EntraRefused { error: name } => {
             write!(formatter, "Entra refused application {client} of tenant {tenant}")?;

@@ -17,7 +17,7 @@ use crate::credentials::{
 struct Body {
     error: Option<String>,
     error_description: Option<String>,
-    error_codes: Vec<u32>,
+    error_codes: serde_json::Value,
     correlation_id: Option<String>,
     access_token: Option<serde::de::IgnoredAny>,
 }
@@ -33,19 +33,24 @@ pub(super) fn of(answer: &Answer, party: &Party, proof: ProofKind) -> Option<Azu
     if proof == ProofKind::Machine {
         return Some(answer.error(machine(answer.status), party));
     }
-    let code = body.as_ref().and_then(code).or_else(|| code_in(&String::from_utf8_lossy(&answer.body)));
-    let by_code = code.and_then(|code| kind_of_code(code, proof));
+    let codes = codes(body.as_ref(), &String::from_utf8_lossy(&answer.body));
+    // A general code may come first, and the one that tells more after it.
+    let known = codes.iter().find_map(|code| Some((*code, kind_of_code(*code, proof)?)));
+    let code = known.as_ref().map(|(code, _)| *code).or_else(|| codes.first().copied());
+    let by_code = known.map(|(_, kind)| kind);
     let kind = by_code.unwrap_or_else(|| match answer.status {
         StatusCode::TOO_MANY_REQUESTS => AzureErrorKind::Throttled,
-        status if status.is_server_error() => AzureErrorKind::Unavailable,
+        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => AzureErrorKind::Unavailable,
         status if status.is_redirection() => AzureErrorKind::Redirected,
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => AzureErrorKind::Proxy,
         _ if code.is_none() && answer.is_html() => AzureErrorKind::NotTheService { html: true },
         StatusCode::FORBIDDEN if code.is_none() && body.is_none() => AzureErrorKind::Firewall,
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED => AzureErrorKind::Proxy,
         _ => match &body {
             Some(body) if matches!(body.error.as_deref(), Some("temporarily_unavailable" | "server_error")) => {
                 AzureErrorKind::Unavailable
             }
+            // Nobody is there to interact: a policy asks for more than a secret.
+            Some(body) if body.error.as_deref() == Some("interaction_required") => AzureErrorKind::BlockedByPolicy,
             Some(body) if code.is_some() || body.error.is_some() => AzureErrorKind::EntraRefused { error: name(body) },
             None if code.is_some() => AzureErrorKind::EntraRefused { error: None },
             _ => AzureErrorKind::NotTheService { html: false },
@@ -67,15 +72,22 @@ fn machine(status: StatusCode) -> AzureErrorKind {
     }
 }
 
-/// `error_codes` first; some answers have the code in the description only.
-fn code(body: &Body) -> Option<u32> {
-    body.error_codes.first().copied().or_else(|| code_in(body.error_description.as_deref()?))
+/// Those of `error_codes` first, as numbers or as text; then the one that the description or the whole answer names.
+fn codes(body: Option<&Body>, answer: &str) -> Vec<u32> {
+    let listed = body.map_or(&serde_json::Value::Null, |body| &body.error_codes).as_array().into_iter().flatten();
+    let listed = listed.filter_map(|code| match code.as_str() {
+        Some(text) => text.trim_start_matches("AADSTS").parse().ok(),
+        None => u32::try_from(code.as_u64()?).ok(),
+    });
+    let described = body.and_then(|body| code_in(body.error_description.as_deref()?));
+    listed.chain(described.or_else(|| code_in(answer))).collect()
 }
 
 fn code_in(text: &str) -> Option<u32> {
-    let (_, rest) = text.split_once("AADSTS")?;
-    let digits = rest.split(|character: char| !character.is_ascii_digit()).next()?;
-    digits.parse().ok()
+    text.split("AADSTS").skip(1).find_map(|rest| {
+        let digits = rest.split(|character: char| !character.is_ascii_digit()).next()?;
+        digits.parse().ok()
+    })
 }
 
 /// `error` is a word from a list of the OAuth standard; anything else is not repeated.
@@ -113,15 +125,22 @@ fn kind_of_code(code: u32, proof: ProofKind) -> Option<AzureErrorKind> {
             AzureErrorKind::AssertionTime,
             AzureErrorKind::FederatedTokenInvalid,
         ),
-        70_021 | 700_211 | 700_212 | 700_213 | 700_222 => Some(AzureErrorKind::FederationMismatch),
+        70_021 | 70_025 | 700_211 | 700_212 | 700_213 | 700_222 => Some(AzureErrorKind::FederationMismatch),
         50_166 | 501_661 | 90_061 => Some(AzureErrorKind::FederatedTokenInvalid),
         70_001 | 700_016 | 7_000_229 => Some(AzureErrorKind::ApplicationUnknown),
         7_000_112 | 7_000_113 => Some(AzureErrorKind::ApplicationDisabled),
-        50_059 | 50_128 | 90_002 | 90_019 | 900_021 | 900_023 | 900_382 => Some(AzureErrorKind::TenantUnknown),
-        50_001 | 70_011 | 500_011 | 650_057 | 1_002_012 => Some(AzureErrorKind::ScopeUnknown),
-        50_005 | 53_000..=53_003 | 53_011 | 530_034 | 530_035 => Some(AzureErrorKind::BlockedByPolicy),
+        50_049 | 50_059 | 50_128 | 90_002 | 90_019 | 90_038 | 900_021 | 900_023 | 900_382..=900_384 | 900_432 => {
+            Some(AzureErrorKind::TenantUnknown)
+        }
+        5_000_225 => Some(AzureErrorKind::TenantBlocked),
+        50_001 | 70_011 | 500_011 | 500_014 | 650_052 | 650_057 | 1_002_012 => Some(AzureErrorKind::ScopeUnknown),
+        50_005 | 50_076 | 50_079 | 50_131 | 50_158 | 53_000..=53_004 | 53_011 | 530_031..=530_035 => {
+            Some(AzureErrorKind::BlockedByPolicy)
+        }
+        // Restrictions that a proxy on the way adds, and what a tenant demands of federated credentials.
+        500_021 | 5_000_211 | 700_223 | 700_238 | 7_002_381 => Some(AzureErrorKind::BlockedByPolicy),
         50_196 | 90_055 => Some(AzureErrorKind::Throttled),
-        90_012 | 90_024 | 90_033 => Some(AzureErrorKind::Unavailable),
+        50_033 | 90_012 | 90_024 | 90_033 => Some(AzureErrorKind::Unavailable),
         _ => None,
     }
 }
@@ -131,16 +150,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_found_wherever_it_stands() {
-        for body in [
-            r#"{"error":"invalid_client","error_codes":[7000215]}"#,
-            r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid \"secret\".\r\nTrace ID: 1"}"#,
+    fn codes_are_found_wherever_they_stand() {
+        for (answer, expected) in [
+            (r#"{"error":"invalid_client","error_codes":[7000215]}"#, vec![7_000_215]),
+            (
+                r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid \"secret\".\r\nTrace ID: 1"}"#,
+                vec![7_000_215],
+            ),
+            (r#"{"error_codes":["7000222","50012",-1,null,{},99999999999]}"#, vec![7_000_222, 50_012]),
+            (r#"{"error_codes":null,"error_description":null}"#, vec![]),
+            (r#"{"error":{"code":"x","message":"AADSTS90002: Tenant"}}"#, vec![90_002]),
+            ("<html>an AADSTS code, AADSTS90002: Tenant", vec![90_002]),
+            ("AADSTS", vec![]),
+            ("no code", vec![]),
         ] {
-            assert_eq!(code(&serde_json::from_str(body).unwrap()), Some(7_000_215), "{body}");
+            let body = serde_json::from_str(answer).ok();
+            assert_eq!(codes(body.as_ref(), answer), expected, "{answer}");
         }
-        assert_eq!(code_in("<html>AADSTS90002: Tenant"), Some(90_002));
-        assert_eq!(code_in("AADSTS"), None);
-        assert_eq!(code_in("no code"), None);
     }
 
     #[test]
