@@ -6,7 +6,7 @@
 //! Invariants: the answer always allows the pod; when the pull secret is known to be right the answer needs no network
 //! call; a dry run writes nothing.
 
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -104,7 +104,7 @@ pub enum StoreError {
     /// What stands there cannot become what it should be: its type differs, or somebody made it immutable.
     #[error("the pull secret cannot be changed in place: {0}")]
     Immutable(String),
-    /// The API server will not have it, now or later.
+    /// The API server will not have it: a right is missing, a quota is used up, a policy forbids it.
     #[error("the API server refused the pull secret: {0}")]
     Refused(String),
     /// The API server did not answer as it should; trying again may help.
@@ -195,10 +195,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             Ok(Some(namespace)) => namespace,
             Ok(None) => return (response, "namespace_unknown"),
             Err(error) => {
+                let covers = |login_server| settings.rules.iter().any(|rule| rule.covers(login_server));
+                if !login_servers.iter().any(covers) {
+                    return (response, "nothing_granted");
+                }
                 if !review.dry_run {
                     self.retries.push(&review.namespace, login_servers);
                 }
-                // Whether the namespace is granted anything cannot be said now; a reference too many does no harm.
+                // Which rule serves the namespace cannot be said now; a reference too many does no harm.
                 let response = match patch::image_pull_secrets(pod, &settings.pull_secret_name) {
                     Some(patch) => response.with_patch(patch),
                     None => response,
@@ -293,13 +297,19 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
 /// The audit annotation that tells whether the pull secret was there.
 const PULL_SECRET_STATE: &str = "pull-secret";
 
-/// Each once, in order.
+/// Each once, sorted.
 fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut names: Vec<_> = names.collect();
-    names.dedup();
-    names.join(",")
+    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",")
 }
 
 fn warn(cause: &impl std::fmt::Display) -> Warning {
     Warning::new(format!("acr-pull-injector: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_name_is_joined_once_wherever_it_stands() {
+        assert_eq!(super::join(["b", "a", "b"].into_iter()), "a,b");
+    }
 }

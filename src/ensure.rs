@@ -5,6 +5,7 @@
 //! Replicas don't talk to each other; they meet at the API server, where every write names the version that it replaces.
 
 mod flights;
+mod reason;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,13 +16,14 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use self::flights::Flights;
+pub use self::reason::WriteReason;
 use crate::{
     admission::{CredentialError, CredentialSource, NamespaceSource, PullSecretStore, StoreError},
     clock::Clock,
     domain::{
         decision::Settings,
         image::LoginServer,
-        pull_secret::{Lifetime, Origin, PullSecret, StoredPullSecret, source_hash},
+        pull_secret::{Origin, PullSecret, StoredPullSecret, source_hash},
         registry::{Namespace, RegistryName},
         upkeep::{Upkeep, granted, held, upkeep},
     },
@@ -49,25 +51,6 @@ pub struct Ensurer<C, S> {
     demand: Mutex<HashMap<String, Timestamp>>,
     /// Namespaces whose pull secret was made from something else than what is stored now.
     outdated: Mutex<HashSet<String>>,
-}
-
-/// Why a pull secret is written; a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteReason {
-    /// A pod that is being admitted needs it.
-    Admission,
-    /// A credential or the configuration changed, or changed while nobody was there to see it.
-    Change,
-    /// A token is about to expire.
-    Renewal,
-    /// Somebody changed or deleted it.
-    Repair,
-    /// The namespace may not have some of it any more.
-    Withdrawal,
-    /// A kubelet misses it.
-    Heal,
-    /// An earlier attempt failed.
-    Retry,
 }
 
 /// Why a pull secret is not as it should be. The text is for the person who created the pod.
@@ -100,17 +83,20 @@ pub enum EnsureError {
 }
 
 impl EnsureError {
-    /// Whether trying again later may help without anybody doing anything here.
+    /// Whether trying again later may help: also after a refusal, since a quota or a right may be changed meanwhile.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Credential(_) | Self::Store(StoreError::Unavailable(_) | StoreError::Conflict) => true,
-            Self::Foreign { .. } | Self::TooMany { .. } | Self::Store(_) => false,
+            Self::Foreign { .. } | Self::TooMany { .. } | Self::Store(StoreError::NamespaceGone) => false,
+            Self::Credential(_) | Self::Store(_) => true,
         }
     }
 }
 
 /// Keeps a pull secret far below the 1 MiB that a Secret may hold, whoever sends reviews: an entry takes up to 4 KB.
 pub const MAX_LOGIN_SERVERS: usize = 128;
+
+/// Namespaces whose demand is remembered before those that have no pull secret any more are forgotten.
+const MAX_DEMAND: usize = 20_000;
 
 /// Two replicas that write in turn need one more attempt each; more than that is somebody fighting us.
 const MAX_ATTEMPTS: usize = 5;
@@ -188,8 +174,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     /// Finds the pull secrets that were made from something else than what is stored now. Until they are rewritten, a pod
     /// that needs one has it rewritten first.
     ///
-    /// This is done when this replica has seen a change, and at the start for changes that nobody saw, never on a mere
-    /// difference: another replica may have seen a new password before its file arrived here, and must not be undone.
+    /// This is done when this replica has seen a change, a while after it, and at the start for changes that nobody saw, but
+    /// never on a mere difference: another replica may have seen a new password before its file arrived here, and must not
+    /// be undone.
     pub fn find_outdated(&self, namespaces: &impl NamespaceSource) {
         let settings = self.settings.load_full();
         let outdated = self.store.all().into_iter().filter_map(|(name, stored)| {
@@ -205,17 +192,22 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         if !outdated.is_empty() {
             tracing::info!(pull_secrets = outdated.len(), "pull secrets are out of date and will be rewritten");
         }
-        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).extend(outdated);
+        let mut known = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name| self.store.stored(name).is_some());
+        known.extend(outdated);
     }
 
     /// Notes that a pod asks for the pull secret of this namespace, which is then served first.
     pub fn note_demand(&self, namespace: &str) {
         let now = self.clock.now();
         let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-        match demand.get_mut(namespace) {
-            Some(last) => *last = now,
-            None => drop(demand.insert(namespace.to_owned(), now)),
+        if let Some(last) = demand.get_mut(namespace) {
+            return *last = now;
         }
+        if demand.len() >= MAX_DEMAND {
+            demand.retain(|namespace, _| self.store.stored(namespace).is_some());
+        }
+        demand.insert(namespace.to_owned(), now);
     }
 
     /// When a pod last asked for the pull secret of this namespace, as far as this replica knows.
@@ -243,9 +235,8 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                     }
                     self.store.delete(&namespace.name, previous).await
                 }
-                Some(previous) if previous.untouched && !differs(previous, &secret) => {
-                    self.up_to_date(namespace);
-                    return missing.map_or(Ok(()), Err);
+                Some(previous) if previous.untouched && !previous.is_older_than(&secret) => {
+                    return self.finish(namespace, missing);
                 }
                 Some(previous) => match self.store.update(&namespace.name, &secret, previous).await {
                     Err(StoreError::Immutable(cause)) => self.replace(namespace, &secret, previous, &cause).await,
@@ -257,10 +248,10 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             self.metrics.pull_secret_written(reason.as_label(), outcome(&written));
             match written {
                 Ok(()) => {
-                    self.up_to_date(namespace);
                     let hosts: Vec<_> = secret.hosts().map(LoginServer::as_str).collect();
-                    tracing::info!(namespace = %namespace.name, reason = reason.as_label(), ?hosts, "pull secret written");
-                    return missing.map_or(Ok(()), Err);
+                    let done = if hosts.is_empty() { "pull secret removed" } else { "pull secret written" };
+                    tracing::info!(namespace = %namespace.name, reason = reason.as_label(), ?hosts, "{done}");
+                    return self.finish(namespace, missing);
                 }
                 Err(StoreError::Conflict) => {
                     stored = self.store.read(&namespace.name).await?.map(|read| read.stored);
@@ -286,8 +277,13 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         Ok(())
     }
 
-    fn up_to_date(&self, namespace: &Namespace) {
+    /// What lacks a credential stays out of date: what it was made from before is still in it.
+    fn finish(&self, namespace: &Namespace, missing: Option<EnsureError>) -> Result<(), EnsureError> {
+        if let Some(missing) = missing {
+            return Err(missing);
+        }
         self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
+        Ok(())
     }
 
     /// What the pull secret should hold: the login servers that are wanted, and those that it holds and that are still
@@ -315,11 +311,10 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         }
         let mut credentials = BTreeMap::new();
         let mut missing = None;
-        for (login_server, registry) in kept.iter().chain(wanted) {
-            if credentials.contains_key(login_server) {
-                continue;
-            }
-            if credentials.len() == MAX_LOGIN_SERVERS {
+        let more = wanted.iter().filter(|(login_server, _)| !kept.contains_key(*login_server));
+        for (asked, (login_server, registry)) in kept.iter().chain(more).enumerate() {
+            // Those without a credential count too: somebody who edits a pull secret must not have us ask for thousands.
+            if asked == MAX_LOGIN_SERVERS {
                 missing = Some(EnsureError::TooMany { namespace: namespace.name.clone() });
                 break;
             }
@@ -359,27 +354,6 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
 /// What a read found: nothing that is of use, or the content of a pull secret.
 struct Content(Option<PullSecret>);
 
-impl WriteReason {
-    /// The reason as the value of a metric label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            Self::Admission => "admission",
-            Self::Change => "change",
-            Self::Renewal => "renewal",
-            Self::Repair => "repair",
-            Self::Withdrawal => "withdrawal",
-            Self::Heal => "heal",
-            Self::Retry => "retry",
-        }
-    }
-}
-
-/// Whether a pull secret that nobody touched is worth writing: it was made from something else, or its tokens are older.
-fn differs(previous: &StoredPullSecret, secret: &PullSecret) -> bool {
-    let renew_at = |lifetime: Option<Lifetime>| lifetime.map(|lifetime| lifetime.renew_at);
-    previous.source_hash != Some(secret.source_hash()) || renew_at(previous.lifetime) < renew_at(secret.lifetime())
-}
-
 fn outcome(written: &Result<(), StoreError>) -> &'static str {
     match written {
         Ok(()) => "written",
@@ -389,3 +363,6 @@ fn outcome(written: &Result<(), StoreError>) -> &'static str {
         Err(StoreError::Unavailable(_)) => "unavailable",
     }
 }
+
+#[cfg(test)]
+mod tests;

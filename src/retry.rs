@@ -17,7 +17,7 @@ use crate::{
         decision::{self, Decision, Settings},
         image::LoginServer,
     },
-    ensure::{Ensurer, WriteReason},
+    ensure::{Ensurer, MAX_LOGIN_SERVERS, WriteReason},
 };
 
 /// Namespaces whose pull secret is wanted and not yet right. Cheap to clone.
@@ -29,7 +29,7 @@ pub struct RetryQueue {
 
 #[derive(Clone, Debug)]
 struct Pending {
-    /// Login servers that pods asked for.
+    /// Login servers that pods asked for, no more than a pull secret holds.
     login_servers: BTreeSet<LoginServer>,
     failures: u32,
     due: Instant,
@@ -103,7 +103,10 @@ impl RetryQueue {
         {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = pending.get_mut(namespace) {
-                known.login_servers.extend(wanted.login_servers);
+                let room = MAX_LOGIN_SERVERS.saturating_sub(known.login_servers.len());
+                let more = wanted.login_servers.into_iter().filter(|wanted| !known.login_servers.contains(wanted));
+                let more: Vec<_> = more.take(room).collect();
+                known.login_servers.extend(more);
                 return;
             }
             if pending.len() >= MAX_PENDING {
@@ -111,7 +114,8 @@ impl RetryQueue {
                 return;
             }
             let due = Instant::now() + delay(wanted.failures);
-            pending.insert(namespace.to_owned(), Pending { due, ..wanted });
+            let login_servers = wanted.login_servers.into_iter().take(MAX_LOGIN_SERVERS).collect();
+            pending.insert(namespace.to_owned(), Pending { login_servers, due, ..wanted });
         }
         self.changed.notify_one();
     }
@@ -168,6 +172,7 @@ pub(crate) fn delay(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{admission::StoreError, ensure::EnsureError};
 
     #[test]
     fn delays_double_and_are_capped() {
@@ -180,6 +185,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_what_can_never_succeed_is_given_up() {
+        let refused = StoreError::Refused("exceeded quota".to_owned());
+        for error in [refused, StoreError::Unavailable(String::new()), StoreError::Conflict] {
+            assert!(EnsureError::Store(error).may_pass());
+        }
+        let foreign = EnsureError::Foreign { name: String::new(), namespace: String::new() };
+        for error in [EnsureError::Store(StoreError::NamespaceGone), foreign] {
+            assert!(!error.may_pass(), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn the_queue_is_bounded() {
         let queue = RetryQueue::new();
@@ -187,6 +204,22 @@ mod tests {
             queue.push(&format!("namespace-{number}"), BTreeSet::new());
         }
         assert_eq!(queue.pending.lock().unwrap().len(), MAX_PENDING);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_one_namespace_is_bounded() {
+        let rule = crate::domain::image::LoginServerRule::default();
+        let login_servers = |numbers: std::ops::Range<usize>| {
+            numbers.map(|number| rule.parse(&format!("registry{number}.azurecr.io")).unwrap()).collect()
+        };
+        let queue = RetryQueue::new();
+        queue.push("team-a", login_servers(0..100));
+        queue.push("team-a", login_servers(50..110));
+        queue.push("team-b", login_servers(0..1000));
+        let count = |namespace: &str| queue.pending.lock().unwrap()[namespace].login_servers.len();
+        assert_eq!(count("team-a"), 110, "one that is known already takes no room");
+        queue.push("team-a", login_servers(0..1000));
+        assert_eq!([count("team-a"), count("team-b")], [MAX_LOGIN_SERVERS; 2]);
     }
 
     #[tokio::test]

@@ -18,10 +18,11 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGER: &str = "acr-pull-injector";
 /// The annotation that lists the hosts of a pull secret, sorted, spelled as in `auths`, joined by commas.
 pub const HOSTS_ANNOTATION: &str = "acr-pull-injector.io/hosts";
-/// The annotation that says when the first credential of a pull secret expires (RFC 3339); absent when none does.
+/// The annotation that says when the first credential of a pull secret expires (RFC 3339); absent or empty when
+/// none does.
 pub const EXPIRES_AT_ANNOTATION: &str = "acr-pull-injector.io/expires-at";
-/// The annotation that says when the first credential of a pull secret should be renewed (RFC 3339); absent when none
-/// expires.
+/// The annotation that says when the first credential of a pull secret should be renewed (RFC 3339); absent or empty
+/// when none expires.
 pub const RENEW_AT_ANNOTATION: &str = "acr-pull-injector.io/renew-at";
 /// The annotation with the hash of what the credentials were made from: see [`PullSecret::source_hash`].
 pub const SOURCE_HASH_ANNOTATION: &str = "acr-pull-injector.io/source-hash";
@@ -113,6 +114,11 @@ impl RegistryCredential {
     pub fn stored(username: String, password: Password) -> Self {
         let source = CredentialSourceHash::of(&["stored", &username, password.expose()]);
         Self { username, password, lifetime: None, source }
+    }
+
+    /// Does it come from a pull secret rather than from where credentials come from?
+    fn is_read_back(&self) -> bool {
+        self.source == CredentialSourceHash::unknown()
     }
 }
 
@@ -220,13 +226,22 @@ impl PullSecret {
         json(&DockerConfig { auths: entries.collect() })
     }
 
-    /// When the first credential is to be renewed and when the first expires; `None` when none does.
+    /// When the first credential is to be renewed and when the first expires; `None` when none does. What was read back,
+    /// since there is nothing newer, does not count for the renewal: that of the others must go on.
     pub fn lifetime(&self) -> Option<Lifetime> {
-        let lifetimes = || self.credentials.values().filter_map(|credential| credential.lifetime);
+        let lifetimes = |of: fn(&&RegistryCredential) -> bool| {
+            self.credentials.values().filter(of).filter_map(|credential| credential.lifetime)
+        };
+        let first_renewal = |of| lifetimes(of).map(|lifetime| lifetime.renew_at).min();
         Some(Lifetime {
-            renew_at: lifetimes().map(|lifetime| lifetime.renew_at).min()?,
-            expires_at: lifetimes().map(|lifetime| lifetime.expires_at).min()?,
+            renew_at: first_renewal(|credential| !credential.is_read_back()).or_else(|| first_renewal(|_| true))?,
+            expires_at: lifetimes(|_| true).map(|lifetime| lifetime.expires_at).min()?,
         })
+    }
+
+    /// Is there nothing in it but what stood in the namespace before?
+    pub fn is_read_back(&self) -> bool {
+        self.credentials.values().all(RegistryCredential::is_read_back)
     }
 
     /// Tells whether the hosts or what their credentials were made from have changed.

@@ -98,14 +98,19 @@ impl ListedPod {
         images.filter_map(|image| settings.rules.login_servers().login_server_of(image)).collect()
     }
 
-    /// The uid of the controller that makes up for an eviction. A Node owns mirror pods. A Job counts an evicted pod as
-    /// failed, and with `backoffLimit: 0` never makes another: stuck, it can still be mended by hand.
+    /// The uid of the controller that is known to make up for an eviction. A Job counts an evicted pod as failed, and with
+    /// `backoffLimit: 0` never makes another; controllers of workflows do as they like: stuck, those pods can still be
+    /// mended by hand.
     ///
     /// Source: `isPodFailed` in `pkg/controller/job/job_controller.go` of Kubernetes.
     fn replaced_by(&self) -> Option<String> {
         let controller = self.metadata.owner_references.iter().find(|owner| owner.controller)?;
-        let is_job = controller.kind == "Job" && controller.api_version.starts_with("batch/");
-        (controller.kind != "Node" && !is_job).then(|| controller.uid.clone())
+        let makes_another = match controller.kind.as_str() {
+            "ReplicaSet" | "StatefulSet" | "DaemonSet" => controller.api_version.starts_with("apps/"),
+            "ReplicationController" => controller.api_version == "v1",
+            _ => false,
+        };
+        makes_another.then(|| controller.uid.clone())
     }
 }
 

@@ -77,7 +77,7 @@ fn spread(namespace_name: &str, left: SignedDuration) -> SignedDuration {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let share = i32::from(hash.to_le_bytes().into_iter().fold(0, |share, byte| share ^ byte));
-    left * share / (5 * 256)
+    left.max(SignedDuration::ZERO) * share / (5 * 256)
 }
 
 #[cfg(test)]

@@ -4,19 +4,26 @@
 //! of one tick is bounded, and the most urgent comes first; what is left comes with the next tick.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
-    domain::{pull_secret::StoredPullSecret, registry::Namespace, upkeep::held},
+    domain::{
+        pull_secret::StoredPullSecret,
+        registry::{Namespace, NamespaceSelector},
+        upkeep::held,
+    },
     ensure::{EnsureError, Ensurer, WriteReason},
     retry::{RetryQueue, delay},
 };
@@ -30,7 +37,11 @@ pub struct Reconciler<C, S, N> {
     pub namespaces: Arc<N>,
     /// Is told when what pods wait for may have become possible.
     pub retries: RetryQueue,
+    /// What was deleted and is still to be restored.
+    deleted: Mutex<VecDeque<(String, Arc<StoredPullSecret>)>>,
     failures: Mutex<HashMap<String, Failure>>,
+    /// The namespaces that hold a pull secret, as they were a moment ago.
+    seen: Mutex<HashMap<String, Arc<Namespace>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +55,30 @@ enum Work {
     Refresh(WriteReason, Arc<Namespace>),
 }
 
+/// Doublings of the wait for a newer token, which is looked up in memory: half a minute.
+const MOST_IN_VAIN: u32 = 5;
+/// When to look once more after a change, last first. A replica whose files arrive later writes the old credential until
+/// then, over the new one too; the kubelet takes up to two minutes.
+const LOOK_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(60)];
+
+/// When to look for pull secrets that are out of date, after the look that a change causes at once; last first.
+#[derive(Debug, Default)]
+struct LaterLooks(Vec<Instant>);
+
 /// Pull secrets that are written at the same time.
 const AT_ONCE: usize = 8;
 
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, S, N> {
     /// A reconciler that has seen no failure yet.
     pub fn new(ensurer: Arc<Ensurer<C, S>>, namespaces: Arc<N>, retries: RetryQueue) -> Self {
-        Self { ensurer, namespaces, retries, failures: Mutex::default() }
+        Self {
+            ensurer,
+            namespaces,
+            retries,
+            deleted: Mutex::default(),
+            failures: Mutex::default(),
+            seen: Mutex::default(),
+        }
     }
 
     /// Works until `shutdown`, and writes while `leader` says so. `changes` announces that a credential or the
@@ -65,19 +93,24 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What changed while no replica ran shows at the start.
         changes.mark_changed();
+        let mut later_looks = LaterLooks::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
-                changed = changes.changed() => match changed {
-                    Ok(()) => {
+                _ = ticks.tick() => {
+                    if later_looks.is_due(Instant::now()) {
                         self.ensurer.find_outdated(self.namespaces.as_ref());
-                        self.retries.hurry();
                     }
-                    // Nobody is left to announce a change.
-                    Err(_) => std::future::pending().await,
-                },
+                }
+                // Not once nobody is left to announce a change, which is so when the process ends.
+                Ok(()) = changes.changed() => {
+                    later_looks = LaterLooks::after_change(Instant::now());
+                    self.ensurer.find_outdated(self.namespaces.as_ref());
+                    self.failures.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    self.retries.hurry();
+                }
             }
+            self.heed_labels();
             if *leader.borrow() {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -87,12 +120,41 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         }
     }
 
+    /// Finds the pull secrets whose namespace has other labels now, by which another rule grants it the same login server:
+    /// what they hold is of a rule that is theirs no more. Every replica does this, so that a change of the lead misses none.
+    pub fn heed_labels(&self) {
+        let settings = self.ensurer.settings.load();
+        if settings.rules.iter().all(|rule| rule.namespaces == NamespaceSelector::default()) {
+            return;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *seen);
+        let mut is_regranted = false;
+        for (name, stored) in self.ensurer.store.all() {
+            let Some(now) = self.namespaces.cached(&name) else { continue };
+            if let Some(before) = before.remove(&name)
+                && before.labels != now.labels
+            {
+                is_regranted |= held(&stored, &before, &settings) != held(&stored, &now, &settings);
+            }
+            seen.insert(name, now);
+        }
+        if is_regranted {
+            self.ensurer.find_outdated(self.namespaces.as_ref());
+        }
+    }
+
     /// Does the most urgent of what is due, for about a second, or until the lead is lost.
     pub async fn tick(&self, leader: &watch::Receiver<bool>) {
-        let deleted = self.ensurer.store.take_deleted();
-        let mut due = self.due();
         let writes_per_second = usize::from(self.ensurer.settings.load().limits.writes_per_second);
-        due.truncate(writes_per_second.saturating_sub(deleted.len()));
+        let deleted: Vec<_> = {
+            let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+            deleted.extend(self.ensurer.store.take_deleted());
+            let most = deleted.len().min(writes_per_second);
+            deleted.drain(..most).collect()
+        };
+        let mut due = self.due();
+        due.truncate(writes_per_second - deleted.len());
         let work = due.into_iter().map(|(reason, namespace)| Work::Refresh(reason, namespace));
         let work = deleted.into_iter().map(|(name, stored)| Work::Restore(name, stored)).chain(work);
         let mut under_way = FuturesUnordered::new();
@@ -112,17 +174,25 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         match work {
             Work::Restore(name, stored) => self.restore(&name, &stored).await,
             Work::Refresh(reason, namespace) => {
+                let before = self.ensurer.store.stored(&namespace.name);
                 let refreshed = self.ensurer.refresh(&namespace, reason).await;
-                self.record(&namespace.name, refreshed);
+                if refreshed.is_err() && self.ensurer.store.stored(&namespace.name).is_none() {
+                    // Deleted to be made anew, which failed. What is not there is never due again.
+                    let lost = before.map(|before| held(&before, &namespace, &self.ensurer.settings.load()));
+                    self.retries.push(&namespace.name, lost.unwrap_or_default().into_keys().collect());
+                }
+                self.record(&namespace, refreshed);
             }
         }
     }
 
-    /// What needs something and did not just fail, most urgent first: what may not stay, what somebody broke, what tokens
+    /// What needs something and did not just fail, what never failed first, so that one registry that is away does not hold
+    /// up the others; then most urgent first: what may not stay, what somebody broke, what tokens
     /// run out, what is out of date. Among equals those whose namespaces asked for a pull secret last.
     fn due(&self) -> Vec<(WriteReason, Arc<Namespace>)> {
         let now = self.ensurer.clock.now();
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|name, _| self.ensurer.store.stored(name).is_some());
         let needs = self.ensurer.store.all().into_iter().filter_map(|(name, stored)| {
             if failures.get(&name).is_some_and(|failure| failure.until > now) {
                 return None;
@@ -133,7 +203,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         });
         let mut needs: Vec<_> = needs.collect();
         needs.sort_by_cached_key(|(reason, namespace)| {
-            (urgency(*reason), std::cmp::Reverse(self.ensurer.last_demand(&namespace.name)))
+            let failed = failures.contains_key(&namespace.name);
+            (failed, urgency(*reason), std::cmp::Reverse(self.ensurer.last_demand(&namespace.name)))
         });
         needs
     }
@@ -152,19 +223,39 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         }
     }
 
-    fn record(&self, name: &str, refreshed: Result<(), EnsureError>) {
+    fn record(&self, namespace: &Namespace, refreshed: Result<(), EnsureError>) {
+        let name = &namespace.name;
+        let stored = self.ensurer.store.stored(name);
+        // Without a newer token there is nothing to write, and what is due stays due.
+        let is_due = stored.is_some_and(|stored| self.ensurer.upkeep(namespace, &stored).is_some());
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if refreshed.is_ok() && !is_due {
+            failures.remove(name);
+            return;
+        }
+        let count = failures.get(name).map_or(0, |failure| failure.count.saturating_add(1));
+        let wait = delay(if refreshed.is_ok() { count.min(MOST_IN_VAIN) } else { count });
+        let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_mins(5));
+        failures.insert(name.clone(), Failure { count, until: self.ensurer.clock.now() + wait });
         match refreshed {
-            Ok(()) => {
-                failures.remove(name);
-            }
-            Err(error) => {
-                let count = failures.get(name).map_or(0, |failure| failure.count.saturating_add(1));
-                let wait = SignedDuration::try_from(delay(count)).unwrap_or(SignedDuration::from_mins(5));
-                failures.insert(name.to_owned(), Failure { count, until: self.ensurer.clock.now() + wait });
+            Err(error) if count == 0 => {
                 tracing::warn!(namespace = name, %error, "the pull secret could not be brought up to date");
             }
+            // The same for each of thousands of namespaces, every few minutes.
+            Err(error) => tracing::debug!(namespace = name, %error, "the pull secret is still not up to date"),
+            Ok(()) => {}
         }
+    }
+}
+
+impl LaterLooks {
+    fn after_change(now: Instant) -> Self {
+        Self(LOOK_AGAIN_AFTER.map(|after| now + after).into())
+    }
+
+    /// Whether to look now; true once for each look.
+    fn is_due(&mut self, now: Instant) -> bool {
+        self.0.pop_if(|due| *due <= now).is_some()
     }
 }
 
@@ -176,3 +267,6 @@ fn urgency(reason: WriteReason) -> u8 {
         _ => 3,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,17 +21,17 @@ use crate::{
     admission::{PullSecretStore, ReadPullSecret, StoreError},
     domain::{
         decision::Settings,
-        pull_secret::{MANAGER, Origin, PullSecret, PullSecretName, StoredPullSecret},
+        pull_secret::{
+            DATA_KEY, EXPIRES_AT_ANNOTATION, MANAGER, Origin, PullSecret, PullSecretName, RENEW_AT_ANNOTATION,
+            SECRET_TYPE, StoredPullSecret,
+        },
     },
     lifecycle::Gate,
     server::CountPullSecrets,
     watch_cache::WatchCache,
 };
 
-/// The key of a Secret of type `kubernetes.io/dockerconfigjson`.
-const DOCKER_CONFIG_JSON: &str = ".dockerconfigjson";
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
-const SECRET_TYPE: &str = "kubernetes.io/dockerconfigjson";
 
 /// The pull secrets of the cluster: all Secrets of one name.
 pub struct KubernetesPullSecrets {
@@ -39,9 +39,6 @@ pub struct KubernetesPullSecrets {
     name: PullSecretName,
     settings: Arc<ArcSwap<Settings>>,
     cache: WatchCache<StoredPullSecret>,
-    /// Creations are applied without force under a manager of this process alone: of two replicas that create at once,
-    /// the second gets a conflict and merges. Under a shared manager it would silently replace what the first stored.
-    creation_manager: String,
 }
 
 impl KubernetesPullSecrets {
@@ -49,8 +46,7 @@ impl KubernetesPullSecrets {
     #[must_use]
     pub fn new(client: Client, settings: Arc<ArcSwap<Settings>>) -> Self {
         let name = settings.load().pull_secret_name.clone();
-        let creation_manager = format!("{MANAGER}-{:08x}", fastrand::u32(..));
-        Self { client, name, settings, cache: WatchCache::new(), creation_manager }
+        Self { client, name, settings, cache: WatchCache::new() }
     }
 
     /// Keeps the cache current until `shutdown`. The field selector is what RBAC checks the name against.
@@ -69,13 +65,14 @@ impl KubernetesPullSecrets {
         secret: &PullSecret,
         previous: Option<&StoredPullSecret>,
     ) -> Result<(), StoreError> {
-        let mut metadata = json!({
-            "name": self.name.as_str(),
-            "labels": secret.labels(),
-            "annotations": secret.annotations(),
-        });
+        let mut annotations = secret.annotations();
+        if secret.lifetime().is_none() && previous.is_some_and(|previous| previous.lifetime.is_some()) {
+            // Leaving them out removes only what we own alone, and whoever created the pull secret owns them too.
+            annotations.extend([RENEW_AT_ANNOTATION, EXPIRES_AT_ANNOTATION].map(|key| (key.to_owned(), String::new())));
+        }
+        let mut metadata = json!({"name": self.name.as_str(), "labels": secret.labels(), "annotations": annotations});
         let parameters = match previous {
-            None => PatchParams::apply(&self.creation_manager),
+            None => PatchParams::apply(&creation_manager()),
             Some(previous) => {
                 metadata["uid"] = json!(previous.uid);
                 metadata["resourceVersion"] = json!(previous.resource_version);
@@ -87,7 +84,7 @@ impl KubernetesPullSecrets {
             "kind": "Secret",
             "metadata": metadata,
             "type": SECRET_TYPE,
-            "data": { DOCKER_CONFIG_JSON: BASE64_STANDARD.encode(secret.docker_config_json()) },
+            "data": { DATA_KEY: BASE64_STANDARD.encode(secret.docker_config_json()) },
         });
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let patch = Patch::Apply(&desired);
@@ -133,7 +130,7 @@ impl PullSecretStore for KubernetesPullSecrets {
         let content = secret
             .data
             .as_ref()
-            .and_then(|data| data.get(DOCKER_CONFIG_JSON))
+            .and_then(|data| data.get(DATA_KEY))
             .and_then(|bytes| PullSecret::parse(&bytes.0, stored.lifetime, settings.rules.login_servers()).ok());
         self.cache.insert(namespace.to_owned(), stored.clone());
         Ok(Some(ReadPullSecret { stored, content }))
@@ -166,6 +163,13 @@ impl PullSecretStore for KubernetesPullSecrets {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Creations are applied without force under a manager of their own: of two that meet, by two replicas or by one whose
+/// cache was behind, the second gets a conflict and merges. Under a shared manager it would silently replace what the
+/// first stored.
+fn creation_manager() -> String {
+    format!("{MANAGER}-{:016x}", fastrand::u64(..))
 }
 
 /// Waits for an answer of the API server, but not for ever: a flight that hangs would hold up its namespace.

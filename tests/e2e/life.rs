@@ -11,7 +11,11 @@ use acr_pull_injector::{
     clock::Clock,
     config::Configuration,
     credentials::Credentials,
-    domain::{image::LoginServer, pull_secret::Lifetime, registry::RegistryName},
+    domain::{
+        image::LoginServer,
+        pull_secret::{EXPIRES_AT_ANNOTATION, Lifetime, Password, PullSecret, RegistryCredential},
+        registry::RegistryName,
+    },
     ensure::{Ensurer, WriteReason},
     lifecycle::Readiness,
     metrics::Metrics,
@@ -287,4 +291,22 @@ pub async fn a_wrong_secret_does_not_take_a_good_token_away(world: Arc<World>) -
         expect(case.all_can_pull().await?, "a pull secret is of no use")?;
     }
     expect(case.token(&case.namespaces[0]).await? != first, "no renewal after the password was mended")
+}
+
+/// From tokens to a password: were anything of the tokens' life to stay, the pull secret would look expired for ever.
+pub async fn a_pull_secret_of_passwords_does_not_expire(world: Arc<World>) -> Result<(), Error> {
+    let case = Case::start(world, "life-to-password", 1).await?;
+    let replica = case.replica().await?;
+    case.ensure_all(&replica).await?;
+    let namespace = &case.namespaces[0];
+    for password in ["first", "second"] {
+        let stored = replica.store.stored(namespace).ok_or("no pull secret")?;
+        let credential = RegistryCredential::stored("somebody".to_owned(), Password::new(password.to_owned()));
+        let credentials = case.wanted()?.into_keys().map(|login_server| (login_server, credential.clone())).collect();
+        replica.store.update(namespace, &PullSecret::new(credentials), &stored).await?;
+        let stored = replica.store.stored(namespace).ok_or("no pull secret")?;
+        expect_equal(password, (stored.lifetime, stored.untouched), (None, true))?;
+    }
+    let annotations = case.secret(namespace).await?.metadata.annotations.unwrap_or_default();
+    expect(!annotations.contains_key(EXPIRES_AT_ANNOTATION), format!("{annotations:?}"))
 }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
 use super::{
-    DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, Lifetime, MANAGED_BY_LABEL, MANAGER, RENEW_AT_ANNOTATION,
-    SOURCE_HASH_ANNOTATION,
+    DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, Lifetime, MANAGED_BY_LABEL, MANAGER, PullSecret,
+    RENEW_AT_ANNOTATION, SOURCE_HASH_ANNOTATION,
 };
 use crate::domain::image::LoginServer;
 
@@ -56,6 +56,19 @@ impl StoredPullSecret {
         }
     }
 
+    /// Is `secret` worth writing in its place: made from something else, or with newer tokens? What stands there already,
+    /// since no credential can be had, is not.
+    pub fn is_older_than(&self, secret: &PullSecret) -> bool {
+        if secret.is_read_back() && secret.hosts().count() == self.hosts.len() {
+            return false;
+        }
+        let is_newer = match (self.lifetime, secret.lifetime()) {
+            (Some(before), Some(now)) => before.renew_at < now.renew_at || before.expires_at < now.expires_at,
+            (before, now) => before.is_none() && now.is_some(),
+        };
+        is_newer || self.source_hash != Some(secret.source_hash())
+    }
+
     /// Can a pod pull from all these login servers with it, as far as we know? The hosts are compared as the kubelet
     /// does, by letter case and port.
     pub fn covers<'a>(&self, login_servers: impl IntoIterator<Item = &'a LoginServer>, now: Timestamp) -> bool {
@@ -66,9 +79,9 @@ impl StoredPullSecret {
     }
 }
 
-/// A time that is missing or cannot be read counts as past, so that the pull secret is written anew.
+/// Of two times, one that is missing or cannot be read counts as past, so that the pull secret is written anew.
 fn lifetime(renew_at: Option<&String>, expires_at: Option<&String>) -> Option<Lifetime> {
-    if renew_at.is_none() && expires_at.is_none() {
+    if [renew_at, expires_at].into_iter().flatten().all(String::is_empty) {
         return None;
     }
     let time = |text: Option<&String>| text.and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
