@@ -14,7 +14,7 @@ fn rights_are_these_and_no_more() {
         "verbs": ["get", "list", "watch", "create", "patch", "delete"],
     });
     let namespaces = json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]});
-    let events = json!({"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch", "create", "patch"]});
+    let events = json!({"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch"]});
     let new_events = json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]});
     let pods = json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]});
     let eviction = json!({"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]});
