@@ -54,7 +54,8 @@ async fn serve(arguments: Arguments) -> Result<(), Error> {
         .layer(DefaultBodyLimit::max(acr_pull_injector::server::BODY_LIMIT));
     let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls.into()));
     let server = axum_server::bind(arguments.address).acceptor(acceptor).http1_only();
-    Ok(server.serve(router.into_make_service()).await?)
+    // On a worker thread, as in the webhook: on a shared core, two threads get more time than one.
+    Ok(tokio::spawn(server.serve(router.into_make_service())).await??)
 }
 
 async fn mutate(State(answer): State<Bytes>, body: Bytes) -> Response {

@@ -49,7 +49,7 @@ pub fn open(connections: &mut [Connection], request: &[u8], rate: f64, duration:
         while let Some(due) = times.get(next.fetch_add(1, Ordering::Relaxed)) {
             thread::sleep(due.saturating_sub(started.elapsed()));
             connection.exchange(request)?;
-            latencies.push(started.elapsed() - *due);
+            latencies.push(started.elapsed().saturating_sub(*due));
         }
         Ok(latencies)
     };

@@ -31,7 +31,6 @@ mod metrics;
 #[path = "../measuring/process.rs"]
 mod process;
 #[path = "../measuring/product.rs"]
-#[expect(dead_code, reason = "the control plane only has to be there")]
 mod product;
 #[path = "../measuring/reviews.rs"]
 mod reviews;
@@ -127,10 +126,11 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut samples = samples();
     samples.retain(|sample| arguments.size.as_ref().is_none_or(|size| size == sample.name));
     let answer = answer(&webhook, &samples)?;
-    let mut targets = vec![webhook, Target::axum(directory.path(), cores.as_ref(), &answer)?];
+    let address = || product.control_plane.new_pod_address();
+    let mut targets = vec![webhook, Target::axum(address(), directory.path(), cores.as_ref(), &answer)?];
     if arguments.go {
         eprintln!("building the handler in Go");
-        targets.push(Target::go(directory.path(), cores.as_ref())?);
+        targets.push(Target::go(address(), directory.path(), cores.as_ref())?);
     }
     let before = metrics::of_replica(admin)?;
     rounds::measure(arguments, &targets, &samples)?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -27,7 +27,7 @@ pub struct Target {
 
 enum Server {
     #[expect(dead_code, reason = "it runs until it is dropped")]
-    Replica(Replica),
+    Replica(Box<Replica>),
     #[expect(dead_code, reason = "it runs until it is dropped")]
     Child(KilledWithUs),
 }
@@ -47,31 +47,32 @@ impl Target {
     /// The webhook itself.
     pub fn webhook(endpoint: Endpoint, replica: Replica) -> Self {
         let process = Process(replica.pod.id());
-        Self { name: "webhook", endpoint, process, _server: Server::Replica(replica) }
+        Self { name: "webhook", endpoint, process, _server: Server::Replica(Box::new(replica)) }
     }
 
     /// The bare handler of axum, which answers `answer`.
-    pub fn axum(directory: &Path, cores: Option<&Cores>, answer: &[u8]) -> Result<Self, Error> {
+    pub fn axum(address: IpAddr, directory: &Path, cores: Option<&Cores>, answer: &[u8]) -> Result<Self, Error> {
         let file = directory.join("answer.json");
         fs::write(&file, answer)?;
         let program = std::env::current_exe()?;
         let mut command = server_command(&program, cores);
         command.arg(axum_handler::COMMAND).arg("--answer").arg(file);
-        Self::start("axum", command, directory)
+        Self::start("axum", address, command, directory)
     }
 
     /// The handler in Go, with a typed pod.
-    pub fn go(directory: &Path, cores: Option<&Cores>) -> Result<Self, Error> {
+    pub fn go(address: IpAddr, directory: &Path, cores: Option<&Cores>) -> Result<Self, Error> {
         let program = build_go_handler()?;
-        Self::start("Go", server_command(&program, cores), directory)
+        Self::start("Go", address, server_command(&program, cores), directory)
     }
 
-    fn start(name: &'static str, mut command: Command, directory: &Path) -> Result<Self, Error> {
+    /// Each server has an address of its own, as the webhook has: the kernel remembers round-trip times by address.
+    fn start(name: &'static str, address: IpAddr, mut command: Command, directory: &Path) -> Result<Self, Error> {
         let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let (certificate, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
         fs::write(&certificate, cert.pem())?;
         fs::write(&key, signing_key.serialize_pem())?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = SocketAddr::new(address, 8443);
         command.arg("--address").arg(address.to_string());
         command.arg("--certificate").arg(certificate).arg("--key").arg(key);
         let server = KilledWithUs(command.stdin(Stdio::null()).spawn()?);

@@ -19,7 +19,7 @@ impl Latencies {
     /// The smallest duration that this share of all, in percent, does not exceed. Zero of nothing.
     pub fn percentile(&self, percent: f64) -> Duration {
         let rank = (self.0.len() as f64 * percent / 100.0).ceil() as usize;
-        self.0.get(rank.saturating_sub(1)).or(self.0.last()).copied().unwrap_or_default()
+        self.0.get(rank.saturating_sub(1)).or_else(|| self.0.last()).copied().unwrap_or_default()
     }
 }
 

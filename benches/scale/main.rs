@@ -23,6 +23,7 @@ mod audit;
 #[path = "../measuring/client.rs"]
 mod client;
 #[path = "../measuring/latencies.rs"]
+#[expect(dead_code, reason = "how many there are is known here")]
 mod latencies;
 #[path = "../measuring/machine.rs"]
 #[expect(dead_code, reason = "everything shares all cores here")]
