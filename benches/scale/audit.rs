@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use crate::product::{Error, RELEASE};
 
+const PULL_SECRET: &str = "acr-pull-secret";
+const PULL_SECRETS: &str = "pull secrets";
+
 /// Follows the audit log.
 #[derive(Debug)]
 pub struct AuditLog {
@@ -19,7 +22,7 @@ pub struct AuditLog {
     read: u64,
 }
 
-/// Requests by verb and resource, such as `patch secrets`.
+/// Requests by verb and resource, pull secrets apart from the other Secrets.
 #[derive(Clone, Debug, Default)]
 pub struct Requests(BTreeMap<(String, String), u64>);
 
@@ -67,7 +70,12 @@ impl AuditLog {
             // A watch is logged when it begins, as it may never end; all else when it is done.
             let counted = if verb == "watch" { "ResponseStarted" } else { "ResponseComplete" };
             if event["stage"] == counted {
-                let resource = event["objectRef"]["resource"].as_str().unwrap_or("none");
+                let object = &event["objectRef"];
+                let resource = match object["resource"].as_str().unwrap_or("none") {
+                    // For lists and watches the API server takes the name from the field selector.
+                    "secrets" if object["name"] == PULL_SECRET => PULL_SECRETS,
+                    resource => resource,
+                };
                 *requests.0.entry((verb.to_owned(), resource.to_owned())).or_default() += 1;
             }
         }
@@ -80,18 +88,21 @@ impl AuditLog {
 }
 
 impl Requests {
-    /// Writes of Secrets.
-    pub fn secret_writes(&self) -> u64 {
-        let of_secrets = self.0.iter().filter(|((_, resource), _)| resource == "secrets");
-        of_secrets
-            .filter(|((verb, _), _)| ["create", "update", "patch", "delete"].contains(&verb.as_str()))
-            .map(|(_, count)| count)
-            .sum()
+    /// Writes of pull secrets.
+    pub fn writes(&self) -> u64 {
+        self.count(&["create", "update", "patch", "delete"], &[PULL_SECRETS])
     }
 
-    /// Reads of Secrets and namespaces: single objects, lists and watches.
+    /// Reads of pull secrets and namespaces: single objects, pages of lists, and watches.
     pub fn reads(&self) -> u64 {
-        let of_ours = self.0.iter().filter(|((_, resource), _)| ["secrets", "namespaces"].contains(&resource.as_str()));
-        of_ours.filter(|((verb, _), _)| ["get", "list", "watch"].contains(&verb.as_str())).map(|(_, count)| count).sum()
+        self.count(&["get", "list", "watch"], &[PULL_SECRETS, "namespaces"])
+    }
+
+    fn count(&self, verbs: &[&str], resources: &[&str]) -> u64 {
+        let matching = self
+            .0
+            .iter()
+            .filter(|((verb, resource), _)| verbs.contains(&verb.as_str()) && resources.contains(&resource.as_str()));
+        matching.map(|(_, count)| count).sum()
     }
 }

@@ -126,7 +126,7 @@ fn print(stages: &[Measured]) {
         &[
             "namespaces",
             "reads at the start and idle",
-            "writes of Secrets idle",
+            "writes of pull secrets idle",
             "writes in the rewrite",
             "reads in the rewrite",
             "applies by the API server's metrics",
@@ -154,8 +154,8 @@ fn print(stages: &[Measured]) {
         asked.row([
             namespaces,
             stage.idle.reads().to_string(),
-            stage.idle.secret_writes().to_string(),
-            stage.rewriting.secret_writes().to_string(),
+            stage.idle.writes().to_string(),
+            stage.rewriting.writes().to_string(),
             stage.rewriting.reads().to_string(),
             format!("{:.0}", stage.applied_by_metrics),
         ]);
@@ -170,7 +170,6 @@ fn plot(stages: &[Measured]) -> String {
     };
     let lines = [
         line("memory of a fresh replica (MiB)", |stage| stage.memory_fresh.resident as f64 / 1024.0),
-        line("its peak (MiB)", |stage| stage.memory_fresh.peak as f64 / 1024.0),
         line("start to ready (ms)", |stage| stage.start_to_ready.as_secs_f64() * 1000.0),
         line("new password everywhere (s)", |stage| stage.rewrite.as_secs_f64()),
     ];
