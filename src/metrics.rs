@@ -28,6 +28,7 @@ pub struct Metrics {
     stuck_pods: Gauge<i64, AtomicI64>,
     evictions: Family<Outcome, Counter>,
     events: Family<Outcome, Counter>,
+    tasks: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -108,6 +109,12 @@ impl Metrics {
         );
         let events = Family::default();
         registry.register("events", "Kubernetes Events, by whether they were recorded", events.clone());
+        let tasks = Gauge::default();
+        registry.register(
+            "tasks",
+            "Asynchronous tasks that are alive, one for each open connection among them",
+            tasks.clone(),
+        );
         registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             registry,
@@ -125,6 +132,7 @@ impl Metrics {
             stuck_pods,
             evictions,
             events,
+            tasks,
         }
     }
 
@@ -190,6 +198,11 @@ impl Metrics {
     /// Counts one Kubernetes Event.
     pub fn event(&self, outcome: &'static str) {
         self.events.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// States how many asynchronous tasks are alive.
+    pub fn tasks_alive(&self, count: usize) {
+        self.tasks.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Forgets a registry that left the configuration.
@@ -259,6 +272,7 @@ mod tests {
         metrics.stuck_pods(4);
         metrics.eviction("held");
         metrics.event("dropped");
+        metrics.tasks_alive(7);
         let text = metrics.encode(3, None);
         for line in [
             "acr_pull_injector_stuck_pods 4",
@@ -269,6 +283,7 @@ mod tests {
             "acr_pull_injector_admission_duration_seconds_bucket{le=\"0.00005\"} 0",
             "acr_pull_injector_pull_secret_writes_total{reason=\"admission\",outcome=\"written\"} 1",
             "acr_pull_injector_pull_secrets 3",
+            "acr_pull_injector_tasks 7",
             "acr_pull_injector_leader 1",
             "acr_pull_injector_configuration_refused 1",
             "acr_pull_injector_registry_credential_readable{registry=\"contoso\"} 0",
