@@ -1,9 +1,10 @@
 //! The Helm chart: what it makes of each value, what it grants, what it refuses. Rendered by helm without a cluster,
 //! and at the end installed.
 
-#![expect(clippy::unwrap_used, reason = "a test may end at once and say where")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may end at once and say where")]
 
 mod cleanup;
+mod comments;
 mod credentials;
 mod documented;
 mod effects;
@@ -12,6 +13,7 @@ mod installed;
 mod releases;
 mod render;
 mod rights;
+mod schema;
 mod values;
 mod watching;
 
