@@ -1,13 +1,6 @@
 //! Things that go wrong or change while pods keep coming. These cases have the control plane for themselves.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
@@ -17,10 +10,10 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    injection::review,
     installation::{CHART, RELEASE, helm},
+    load::Load,
     settings,
-    world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, pod, references},
+    world::{Error, PULL_SECRET, World, complain, entries, eventually, expect, expect_equal, pod, references, review},
 };
 
 /// The API server's own count of calls that went to the webhook.
@@ -96,51 +89,6 @@ pub async fn two_replicas_adding_registries_at_once_lose_none(world: Arc<World>)
     Ok(())
 }
 
-/// Every few milliseconds a pod, and each must come out with its reference and its pull secret.
-struct Load {
-    stop: Arc<AtomicBool>,
-    work: tokio::task::JoinHandle<Result<usize, Error>>,
-}
-
-impl Load {
-    async fn start(world: &Arc<World>) -> Result<Self, Error> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut namespaces = Vec::new();
-        for _ in 0..10 {
-            namespaces.push(world.namespace(&[]).await?);
-        }
-        let work = tokio::spawn(create_pods(world.clone(), namespaces, stop.clone()));
-        Ok(Self { stop, work })
-    }
-
-    async fn finish(self) -> Result<usize, Error> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.work.await?
-    }
-}
-
-async fn create_pods(world: Arc<World>, namespaces: Vec<String>, stop: Arc<AtomicBool>) -> Result<usize, Error> {
-    let mut created = 0;
-    let mut pending = tokio::task::JoinSet::new();
-    while !stop.load(Ordering::SeqCst) {
-        let namespace = namespaces[created % namespaces.len()].clone();
-        let (world, name) = (world.clone(), format!("load-{created}"));
-        pending.spawn(async move {
-            let made = world.create(&namespace, &pod(&name, &["contoso.azurecr.io/app:v1"])).await?;
-            expect_equal(&format!("imagePullSecrets of {name}"), references(&made.pod), vec![PULL_SECRET.to_owned()])
-        });
-        created += 1;
-        tokio::time::sleep(Duration::from_millis(15)).await;
-    }
-    while let Some(made) = pending.join_next().await {
-        made??;
-    }
-    for namespace in namespaces {
-        expect(world.entries(&namespace).await?.contains_key("contoso.azurecr.io"), "a pull secret lacks the host")?;
-    }
-    Ok(created)
-}
-
 pub async fn a_rolling_restart_under_load_fails_no_call(world: Arc<World>) -> Result<(), Error> {
     let failed_open = ["apiserver_admission_webhook_fail_open_count", "acr-pull-injector"];
     let before = world.api_server_counter(&failed_open).await?;
@@ -158,7 +106,7 @@ pub async fn a_rolling_restart_under_load_fails_no_call(world: Arc<World>) -> Re
         let status = status.map_err(|_| "the old replica did not end")?;
         expect(status.success(), format!("the old replica ended with {status}\n{}", old.pod.log()))?;
     }
-    let created = load.finish().await?;
+    let created = load.finish().await?.created;
     expect(created > 200, format!("only {created} pods were created"))?;
     expect_equal("calls that failed open", world.api_server_counter(&failed_open).await?, before)
 }
@@ -220,8 +168,7 @@ pub async fn the_fallback_policy_serves_while_the_webhook_is_dead(world: Arc<Wor
         world.installation.start_replica(&world.control_plane).await?;
     }
     upgrade("fallbackPolicy.enabled=false")?;
-    let uid = outcome?.metadata.uid.ok_or("the pod has no uid")?;
-    crate::healing::complain(&world, &namespace, &uid, PULL_SECRET).await?;
+    complain(&world, &outcome?, PULL_SECRET).await?;
     eventually("the pull secret", || async { world.pull_secret(&namespace).await }).await?;
     Ok(())
 }

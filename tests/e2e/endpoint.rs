@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{
-    injection::review,
-    world::{Error, World, expect, expect_equal},
-};
+use crate::world::{Error, World, expect, expect_equal, review};
 
 /// `allowed` and whether there is a patch.
 fn answer(body: &[u8]) -> Result<(bool, bool), Error> {

@@ -49,7 +49,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     installation::RELEASE,
-    world::{Error, PULL_SECRET, World, eventually, expect, expect_equal, pod, references},
+    world::{Error, PULL_SECRET, World, complain, eventually, expect, expect_equal, pod, references},
 };
 
 const OPT_OUT: (&str, &str) = ("acr-pull-injector.io/inject", "disabled");
@@ -57,14 +57,14 @@ const IMAGE: &str = "contoso.azurecr.io/app:v1";
 
 pub async fn a_complaint_of_a_kubelet_has_the_pull_secret_made(world: Arc<World>) -> Result<(), Error> {
     let (ours, other) = (world.namespace(&[]).await?, world.namespace(&[]).await?);
-    let mut uids = Vec::new();
+    let mut pods = Vec::new();
     for namespace in [&ours, &other] {
-        uids.push(create_pod_that_names_the_pull_secret(&world, namespace).await?);
+        pods.push(create_pod_that_names_the_pull_secret(&world, namespace).await?);
         expect(world.pull_secret(namespace).await?.is_none(), "there is a pull secret already")?;
     }
-    complain(&world, &other, &uids[1], "own-secret").await?;
+    complain(&world, &pods[1], "own-secret").await?;
     let start = Instant::now();
-    complain(&world, &ours, &uids[0], &format!("own-secret, {PULL_SECRET}")).await?;
+    complain(&world, &pods[0], &format!("own-secret, {PULL_SECRET}")).await?;
     let entries = eventually("the pull secret", || async {
         let made = world.pull_secret(&ours).await?.is_some();
         Ok(if made { Some(world.entries(&ours).await?) } else { None })
@@ -77,33 +77,14 @@ pub async fn a_complaint_of_a_kubelet_has_the_pull_secret_made(world: Arc<World>
 }
 
 /// As the fallback policy does it: the pod names the pull secret, and the webhook never saw it.
-async fn create_pod_that_names_the_pull_secret(world: &World, namespace: &str) -> Result<String, Error> {
+async fn create_pod_that_names_the_pull_secret(world: &World, namespace: &str) -> Result<Pod, Error> {
     let mut pod = pod("app", &[IMAGE]);
     pod["metadata"]["labels"] = json!({ OPT_OUT.0: OPT_OUT.1 });
     pod["spec"]["imagePullSecrets"] = json!([{"name": "own-secret"}, {"name": PULL_SECRET}]);
     let created = world.create(namespace, &pod).await?.pod;
     let opt_in = Patch::Merge(json!({"metadata": {"labels": {OPT_OUT.0: null}}}));
     Api::<Pod>::namespaced(world.client.clone(), namespace).patch("app", &PatchParams::default(), &opt_in).await?;
-    Ok(created.metadata.uid.ok_or("no uid")?)
-}
-
-/// What a kubelet records when it misses pull secrets.
-pub async fn complain(world: &World, namespace: &str, uid: &str, names: &str) -> Result<(), Error> {
-    let now = jiff::Timestamp::now();
-    let event = json!({
-        "metadata": {"generateName": "app."},
-        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": "app", "uid": uid},
-        "reason": "FailedToRetrieveImagePullSecret",
-        "message": format!("Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."),
-        "type": "Warning",
-        "source": {"component": "kubelet", "host": "node-1"},
-        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "count": 1,
-    });
-    let event = serde_json::from_value(event)?;
-    Api::<Event>::namespaced(world.client.clone(), namespace).create(&PostParams::default(), &event).await?;
-    Ok(())
+    Ok(created)
 }
 
 /// With the rights that the chart gives: pods are listed, Events are written.

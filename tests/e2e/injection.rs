@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, pod, references};
+use crate::world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, pod, references, review};
 
 pub async fn bare_pod(world: Arc<World>) -> Result<(), Error> {
     let namespace = world.namespace(&[]).await?;
@@ -299,22 +299,4 @@ pub async fn the_first_pod_right_after_its_namespace(world: Arc<World>) -> Resul
         expect(world.pull_secret(&name).await?.is_some(), "the pod was there before its pull secret")?;
     }
     Ok(())
-}
-
-/// An admission review as the API server would send it.
-pub fn review(namespace: &str, images: &[&str]) -> Vec<u8> {
-    let review = json!({
-        "kind": "AdmissionReview",
-        "apiVersion": "admission.k8s.io/v1",
-        "request": {
-            "uid": "0b4b1c5e-3a0f-4f0e-8c1b-2b7d7a6f0000",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "namespace": namespace,
-            "operation": "CREATE",
-            "object": pod("direct", images),
-            "dryRun": false,
-        },
-    });
-    review.to_string().into_bytes()
 }

@@ -18,6 +18,8 @@ mod healing;
 mod injection;
 mod installation;
 mod life;
+#[expect(dead_code, reason = "the faults use the rest")]
+mod load;
 mod permissions;
 mod registry;
 mod upkeep;

@@ -140,7 +140,7 @@ pub async fn no_password_is_in_the_logs(world: Arc<World>) -> Result<(), Error> 
     for webhook in world.installation.webhooks() {
         let direct = world.direct(webhook).await?;
         for image in ["contoso.azurecr.io/app", "fabrikam.azurecr.io/app", "Contoso.azurecr.io/app"] {
-            world.review(&direct, crate::injection::review(&namespace, &[image])).await?;
+            world.review(&direct, crate::world::review(&namespace, &[image])).await?;
         }
     }
     let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &namespace);

@@ -17,7 +17,6 @@ use kube::{
 };
 use serde_json::json;
 
-pub use place::Registries;
 use place::{Authentication, Pull, registries};
 pub use tokens::a_token_of_the_registry_pulls;
 

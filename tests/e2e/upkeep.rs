@@ -15,9 +15,8 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    injection::review,
     installation::RELEASE,
-    world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, pod, references},
+    world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, pod, references, review},
 };
 
 fn secrets(world: &World, namespace: &str) -> Api<Secret> {

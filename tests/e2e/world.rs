@@ -14,7 +14,7 @@ use std::{
 use control_plane::ControlPlane;
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
-    core::v1::{Namespace, Pod, Secret, ServiceAccount},
+    core::v1::{Event, Namespace, Pod, Secret, ServiceAccount},
 };
 use kube::{
     Api, Client, Config,
@@ -38,8 +38,6 @@ pub struct World {
     pub client: Client,
     /// Cases that disturb others take it for writing.
     pub undisturbed: tokio::sync::RwLock<()>,
-    /// Started by the first case that pulls; see [`crate::registry::registries`].
-    pub registries: tokio::sync::OnceCell<crate::registry::Registries>,
     numbers: AtomicU32,
 }
 
@@ -58,7 +56,6 @@ impl World {
             installation,
             client,
             undisturbed: tokio::sync::RwLock::default(),
-            registries: tokio::sync::OnceCell::new(),
             numbers: AtomicU32::new(0),
         }
     }
@@ -167,6 +164,47 @@ pub fn pod(name: &str, images: &[&str]) -> Value {
         "metadata": {"name": name},
         "spec": {"containers": containers.collect::<Vec<_>>()},
     })
+}
+
+/// An admission review as the API server would send it.
+pub fn review(namespace: &str, images: &[&str]) -> Vec<u8> {
+    let review = json!({
+        "kind": "AdmissionReview",
+        "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": "0b4b1c5e-3a0f-4f0e-8c1b-2b7d7a6f0000",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": namespace,
+            "operation": "CREATE",
+            "object": pod("direct", images),
+            "dryRun": false,
+        },
+    });
+    review.to_string().into_bytes()
+}
+
+/// What a kubelet records when it misses pull secrets of a pod.
+pub async fn complain(world: &World, pod: &Pod, names: &str) -> Result<(), Error> {
+    let now = jiff::Timestamp::now();
+    let metadata = &pod.metadata;
+    let namespace = metadata.namespace.as_deref().ok_or("the pod has no namespace")?;
+    let event = json!({
+        "metadata": {"generateName": "app."},
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": metadata.name, "uid": metadata.uid,
+        },
+        "reason": "FailedToRetrieveImagePullSecret",
+        "message": format!("Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."),
+        "type": "Warning",
+        "source": {"component": "kubelet", "host": "node-1"},
+        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "count": 1,
+    });
+    let event = serde_json::from_value(event)?;
+    Api::<Event>::namespaced(world.client.clone(), namespace).create(&PostParams::default(), &event).await?;
+    Ok(())
 }
 
 /// The names under `imagePullSecrets`, in order.

@@ -12,7 +12,7 @@ use control_plane::{BackgroundProgram, ControlPlane, crane_program, registry_pro
 use fake_azure::FakeAzure;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
-use tokio::{net::UnixStream, process::Command};
+use tokio::{net::UnixStream, process::Command, sync::OnceCell};
 
 use super::proxy::{Proxy, Target};
 use crate::world::{Error, World, eventually};
@@ -48,8 +48,10 @@ pub enum Authentication<'a> {
 }
 
 /// The registries of all cases; the first one starts them.
-pub async fn registries(world: &World) -> Result<&Registries, Error> {
-    world.registries.get_or_try_init(|| Registries::start(&world.control_plane)).await
+pub async fn registries(world: &World) -> Result<&'static Registries, Error> {
+    // What it started ends with the control plane.
+    static REGISTRIES: OnceCell<Registries> = OnceCell::const_new();
+    REGISTRIES.get_or_try_init(|| Registries::start(&world.control_plane)).await
 }
 
 impl Registries {

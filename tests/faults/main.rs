@@ -1,0 +1,130 @@
+//! What breaks around the product, one thing after the other, while pods keep coming: none is lost, none is admitted
+//! without its reference while a webhook can be reached, and every pull secret is right in the end.
+//!
+//! The control plane is this program's own, since cases stop its API server and its etcd. Cases run one by one, in the order
+//! of [`cases`], and each leaves two replicas behind.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    unreachable_pub,
+    reason = "a test program may end at once and say why, and has no public interface"
+)]
+
+#[path = "../e2e/installation.rs"]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod installation;
+#[path = "../e2e/load.rs"]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod load;
+mod progress;
+mod replicas;
+#[path = "../e2e/world.rs"]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod world;
+
+use std::{future::Future, path::Path, process::ExitCode, sync::Arc};
+
+use control_plane::ControlPlane;
+use libtest_mimic::{Arguments, Trial};
+
+use crate::{
+    installation::Installation,
+    world::{Error, World},
+};
+
+type Case = fn(Arc<World>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+macro_rules! cases {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        vec![$((concat!(stringify!($module), "::", stringify!($case)), (|world| Box::pin($module::$case(world))) as Case)),*]
+    };
+}
+
+/// In the order in which they run.
+fn cases() -> Vec<(&'static str, Case)> {
+    cases![replicas::a_killed_replica_costs_no_pod,]
+}
+
+/// Values of the installation.
+pub fn settings() -> Vec<&'static str> {
+    installation::set(&[
+        "registries[0].name=contoso",
+        "registries[0].hosts={contoso.azurecr.io}",
+        "registries[0].credential.servicePrincipal.existingSecret=contoso",
+        "registries[1].name=rotating",
+        "registries[1].hosts={rotating.azurecr.io}",
+        "registries[1].credential.servicePrincipal.existingSecret=rotating",
+        installation::service_port_setting(),
+        "drainSeconds=5",
+    ])
+}
+
+fn main() -> ExitCode {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nobody installed one before");
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(&runtime, None)).exit_code();
+    }
+    let world = match runtime.block_on(install()) {
+        Ok(world) => Arc::new(world),
+        Err(error) => {
+            eprintln!("the product could not be installed: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials(&runtime, Some(&world)));
+    if conclusion.has_failed() {
+        eprintln!("--- logs of the replicas ---\n{}", world.installation.logs());
+    }
+    // Ends the control plane and everything on it.
+    let world = Arc::into_inner(world).expect("every case has ended");
+    runtime.block_on(async { drop(world) });
+    conclusion.exit_code()
+}
+
+fn trials(runtime: &tokio::runtime::Runtime, world: Option<&Arc<World>>) -> Vec<Trial> {
+    let trial = |(name, case): (&'static str, Case)| {
+        let (handle, world) = (runtime.handle().clone(), world.cloned());
+        Trial::test(name, move || {
+            let world = world.ok_or("listed only")?;
+            progress::say(name);
+            handle.block_on(async {
+                let outcome = case(world.clone()).await;
+                // The next case begins with what it expects, however this one ended.
+                let complete = complete(&world).await;
+                outcome.and(complete)
+            })?;
+            Ok(())
+        })
+    };
+    cases().into_iter().map(trial).collect()
+}
+
+/// Two replicas run.
+async fn complete(world: &World) -> Result<(), Error> {
+    while world.installation.webhooks().len() < 2 {
+        world.installation.start_replica(&world.control_plane).await?;
+    }
+    Ok(())
+}
+
+async fn install() -> Result<World, Error> {
+    let control_plane = ControlPlane::builder().controller_manager(true).start().await?;
+    let client = control_plane.client();
+    installation::create_credentials(
+        &client,
+        &[
+            ("contoso", &[("clientId", "contoso-app"), ("clientSecret", "contoso-password")]),
+            ("rotating", &[("clientId", "rotating-app"), ("clientSecret", "password-1")]),
+        ],
+    )
+    .await?;
+    let program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector"));
+    let installation = Installation::install(&control_plane, program, &settings(), 2).await?;
+    Ok(World::new(control_plane, installation))
+}

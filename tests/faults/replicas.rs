@@ -1,0 +1,41 @@
+//! Replicas die and are replaced.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    load::Load,
+    progress::say,
+    world::{Error, World, expect},
+};
+
+/// Calls that were under way fail open. The reference of these pods comes from the fallback policy, which the API server
+/// applies by itself, and their pull secret when a kubelet misses it.
+pub async fn a_killed_replica_costs_no_pod(world: Arc<World>) -> Result<(), Error> {
+    let load = Load::start_patient(&world).await?;
+    let mut failed_open = 0.0;
+    let mut round = 0;
+    // Until a kill has hit calls that were under way; one in two does.
+    while round < 2 || failed_open == 0.0 && round < 8 {
+        round += 1;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = failed_open_calls(&world).await?;
+        let killed = world.installation.take_oldest().ok_or("no replica")?;
+        killed.pod.kill();
+        // Kubernetes notices after a while; until then half of the new connections go nowhere.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.installation.forwarder().remove_backend(killed.webhook);
+        let failed = failed_open_calls(&world).await? - before;
+        failed_open += failed;
+        say(format!("kill -9 number {round}: {failed} calls failed open"));
+        world.installation.start_replica(&world.control_plane).await?;
+    }
+    let outcome = load.finish().await?;
+    say(format!("{outcome:?}"));
+    expect(outcome.created > 200, format!("only {} pods were created", outcome.created))?;
+    expect(failed_open > 0.0, "no call failed, so this case has shown nothing")
+}
+
+/// The API server's own count of calls that failed and let the pod pass.
+async fn failed_open_calls(world: &World) -> Result<f64, Error> {
+    world.api_server_counter(&["apiserver_admission_webhook_fail_open_count", "acr-pull-injector"]).await
+}
