@@ -34,4 +34,5 @@ pub mod retry;
 pub mod secrets;
 pub mod server;
 pub mod telemetry;
+mod under_way;
 pub mod watch_cache;

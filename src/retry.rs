@@ -2,12 +2,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +17,7 @@ use crate::{
         image::LoginServer,
     },
     ensure::{Ensurer, MAX_LOGIN_SERVERS, WriteReason},
+    under_way::UnderWay,
 };
 
 /// Namespaces whose pull secret is wanted and not yet right. Cheap to clone.
@@ -29,17 +29,28 @@ pub struct RetryQueue {
 
 #[derive(Clone, Debug)]
 struct Pending {
-    /// Login servers that pods asked for, no more than a pull secret holds.
+    /// Login servers that pods asked for, no more than a pull secret holds. While an attempt is under way, those that were
+    /// asked for since it began.
     login_servers: BTreeSet<LoginServer>,
+    /// Attempts in a row that failed.
     failures: u32,
-    due: Instant,
+    next: Next,
+}
+
+/// The next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    At(Instant),
+    /// One is under way. When it fails, the one after it waits, unless something changed meanwhile.
+    UnderWay {
+        changed: bool,
+    },
 }
 
 /// Reviews can be sent by anybody who reaches the port, so what they leave behind is bounded.
 const MAX_PENDING: usize = 20_000;
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
-const AT_ONCE: usize = 8;
 
 impl RetryQueue {
     /// An empty queue.
@@ -48,16 +59,33 @@ impl RetryQueue {
         Self::default()
     }
 
-    /// Asks that the pull secret of `namespace` be made right for `login_servers`, a second from now.
+    /// Asks that the pull secret of `namespace` be made right for `login_servers`, a second from now. Where attempts failed
+    /// already, that changes neither their number nor the time of the next one.
     pub fn push(&self, namespace: &str, login_servers: BTreeSet<LoginServer>) {
-        self.insert(namespace, Pending { login_servers, failures: 0, due: Instant::now() });
+        {
+            let mut pending = self.pending();
+            if let Some(known) = pending.get_mut(namespace) {
+                return known.add(login_servers);
+            }
+            if pending.len() >= MAX_PENDING {
+                tracing::warn!(namespace, "too many pull secrets are waiting, this one waits for its next pod");
+                return;
+            }
+            let mut new = Pending { login_servers: BTreeSet::new(), failures: 0, next: Next::after(0) };
+            new.add(login_servers);
+            pending.insert(namespace.to_owned(), new);
+        }
+        self.changed.notify_one();
     }
 
     /// Makes everything due now: something changed that may have been the obstacle.
     pub fn hurry(&self) {
         let now = Instant::now();
-        for pending in self.pending.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
-            pending.due = now;
+        for pending in self.pending().values_mut() {
+            pending.next = match pending.next {
+                Next::At(_) => Next::At(now),
+                Next::UnderWay { .. } => Next::UnderWay { changed: true },
+            };
         }
         self.changed.notify_one();
     }
@@ -70,71 +98,99 @@ impl RetryQueue {
         settings: Arc<ArcSwap<Settings>>,
         shutdown: CancellationToken,
     ) {
+        let mut under_way = UnderWay::default();
         loop {
-            let next = self.next_due();
+            while under_way.has_place()
+                && let Some((namespace, login_servers)) = self.begin_due()
+            {
+                let (queue, ensurer, namespaces, settings) = (&self, &ensurer, &namespaces, &settings);
+                under_way.start(namespace.clone(), async move {
+                    let done = attempt(&namespace, &login_servers, ensurer, namespaces.as_ref(), settings).await;
+                    queue.end(&namespace, if done { None } else { Some(login_servers) });
+                });
+            }
+            let next = if under_way.has_place() { self.next_due() } else { None };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.changed.notified() => continue,
+                () = self.changed.notified() => {}
+                () = under_way.next() => {}
                 () = async { match next {
                     Some(due) => tokio::time::sleep_until(due).await,
                     None => std::future::pending().await,
                 } } => {}
             }
-            let work =
-                futures_util::stream::iter(self.take_due()).for_each_concurrent(AT_ONCE, |(namespace, pending)| {
-                    let (queue, ensurer, namespaces, settings) = (&self, &ensurer, &namespaces, &settings);
-                    async move {
-                        if !attempt(&namespace, &pending, ensurer, namespaces.as_ref(), settings).await {
-                            queue.insert(
-                                &namespace,
-                                Pending { failures: pending.failures.saturating_add(1), ..pending },
-                            );
-                        }
-                    }
-                });
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = work => {}
-            }
         }
     }
 
-    fn insert(&self, namespace: &str, wanted: Pending) {
-        {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = pending.get_mut(namespace) {
-                let room = MAX_LOGIN_SERVERS.saturating_sub(known.login_servers.len());
-                let more = wanted.login_servers.into_iter().filter(|wanted| !known.login_servers.contains(wanted));
-                let more: Vec<_> = more.take(room).collect();
-                known.login_servers.extend(more);
+    /// Begins the attempt that has been due longest, and gives what it is about.
+    fn begin_due(&self) -> Option<(String, BTreeSet<LoginServer>)> {
+        let now = Instant::now();
+        let mut pending = self.pending();
+        let due = pending.iter_mut().filter_map(|(namespace, pending)| Some((pending.next.due()?, namespace, pending)));
+        let (_, namespace, first) = due.filter(|(due, ..)| *due <= now).min_by_key(|(due, ..)| *due)?;
+        first.next = Next::UnderWay { changed: false };
+        Some((namespace.clone(), std::mem::take(&mut first.login_servers)))
+    }
+
+    /// Ends an attempt. What is left to do is tried again later; without anything the namespace is forgotten, unless it was
+    /// asked for since the attempt began.
+    fn end(&self, namespace: &str, left: Option<BTreeSet<LoginServer>>) {
+        let mut pending = self.pending();
+        let Some(known) = pending.get_mut(namespace) else { return };
+        match left {
+            Some(left) => {
+                known.failures = known.failures.saturating_add(1);
+                known.add(left);
+            }
+            None if known.login_servers.is_empty() => {
+                pending.remove(namespace);
                 return;
             }
-            if pending.len() >= MAX_PENDING {
-                tracing::warn!(namespace, "too many pull secrets are waiting, this one waits for its next pod");
-                return;
-            }
-            let due = Instant::now() + delay(wanted.failures);
-            let login_servers = wanted.login_servers.into_iter().take(MAX_LOGIN_SERVERS).collect();
-            pending.insert(namespace.to_owned(), Pending { login_servers, due, ..wanted });
+            None => known.failures = 0,
         }
-        self.changed.notify_one();
+        known.next = match known.next {
+            Next::UnderWay { changed: true } => Next::At(Instant::now()),
+            _ => Next::after(known.failures),
+        };
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).values().map(|pending| pending.due).min()
+        self.pending().values().filter_map(|pending| pending.next.due()).min()
     }
 
-    fn take_due(&self) -> Vec<(String, Pending)> {
-        let now = Instant::now();
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.extract_if(|_, pending| pending.due <= now).collect()
+    fn pending(&self) -> MutexGuard<'_, HashMap<String, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending {
+    fn add(&mut self, login_servers: BTreeSet<LoginServer>) {
+        for login_server in login_servers {
+            if self.login_servers.len() >= MAX_LOGIN_SERVERS {
+                return;
+            }
+            self.login_servers.insert(login_server);
+        }
+    }
+}
+
+impl Next {
+    fn after(failures: u32) -> Self {
+        Self::At(Instant::now() + delay(failures))
+    }
+
+    fn due(self) -> Option<Instant> {
+        match self {
+            Self::At(due) => Some(due),
+            Self::UnderWay { .. } => None,
+        }
     }
 }
 
 /// Whether there is nothing left to do.
 async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
     name: &str,
-    pending: &Pending,
+    login_servers: &BTreeSet<LoginServer>,
     ensurer: &Ensurer<C, S>,
     namespaces: &N,
     settings: &ArcSwap<Settings>,
@@ -150,8 +206,7 @@ async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
             }
         },
     };
-    let Decision::Inject(injection) = decision::decide(pending.login_servers.clone(), &namespace, &settings.load())
-    else {
+    let Decision::Inject(injection) = decision::decide(login_servers.clone(), &namespace, &settings.load()) else {
         return true;
     };
     match ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await {
@@ -165,8 +220,11 @@ async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
 
 /// Doubles from one second to five minutes, with half of it left to chance so that a burst does not come back as one.
 pub(crate) fn delay(failures: u32) -> Duration {
-    let full = FIRST_DELAY.saturating_mul(1 << failures.min(16)).min(LONGEST_DELAY);
-    full.mul_f64(0.5 + 0.5 * fastrand::f64())
+    delay_limit(failures).mul_f64(0.5 + 0.5 * fastrand::f64())
+}
+
+fn delay_limit(failures: u32) -> Duration {
+    FIRST_DELAY.saturating_mul(1 << failures.min(16)).min(LONGEST_DELAY)
 }
 
 #[cfg(test)]
@@ -226,8 +284,39 @@ mod tests {
     async fn hurry_makes_everything_due() {
         let queue = RetryQueue::new();
         queue.push("team-a", BTreeSet::new());
-        assert!(queue.take_due().is_empty());
+        assert!(queue.begin_due().is_none());
         queue.hurry();
-        assert_eq!(queue.take_due().len(), 1);
+        assert!(queue.begin_due().is_some());
+        queue.hurry();
+        assert!(queue.begin_due().is_none(), "one attempt at a time");
+        queue.end("team-a", Some(BTreeSet::new()));
+        assert!(queue.begin_due().is_some(), "what changed during an attempt counts for the next one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_that_come_during_an_attempt_do_not_shorten_the_pause_after_it() {
+        let rule = crate::domain::image::LoginServerRule::default();
+        let of = |hosts: &[&str]| hosts.iter().map(|host| rule.parse(host).unwrap()).collect::<BTreeSet<_>>();
+        let queue = RetryQueue::new();
+        queue.push("team-a", of(&["contoso.azurecr.io"]));
+        for failures in 1..=12 {
+            tokio::time::advance(LONGEST_DELAY).await;
+            let (namespace, login_servers) = queue.begin_due().unwrap();
+            queue.push("team-a", of(&["fabrikam.azurecr.io"]));
+            queue.end(&namespace, Some(login_servers));
+            let wait = queue.next_due().unwrap() - Instant::now();
+            assert!(wait >= delay_limit(failures) / 2, "{failures} failures: the next attempt is only {wait:?} away");
+        }
+        tokio::time::advance(LONGEST_DELAY).await;
+        let (namespace, login_servers) = queue.begin_due().unwrap();
+        assert_eq!(login_servers, of(&["contoso.azurecr.io", "fabrikam.azurecr.io"]));
+        queue.push("team-a", of(&["fabrikam.azurecr.io"]));
+        queue.end(&namespace, None);
+        assert!(queue.next_due().unwrap() - Instant::now() <= FIRST_DELAY, "the obstacle is gone");
+        tokio::time::advance(FIRST_DELAY).await;
+        let (namespace, login_servers) = queue.begin_due().unwrap();
+        assert_eq!(login_servers, of(&["fabrikam.azurecr.io"]));
+        queue.end(&namespace, None);
+        assert!(queue.pending().is_empty());
     }
 }

@@ -1,15 +1,15 @@
 //! Keeps the pull secrets of the cluster right: one replica, the leader, renews, rewrites, repairs and removes them.
 //!
-//! Decisions come from the pull secrets' own annotations, so a restart or a new leader causes no storm of writes. The work
-//! of one tick is bounded, and the most urgent comes first; what is left comes with the next tick.
+//! Decisions come from the pull secrets' own annotations, so a restart or a new leader causes no storm of writes. What is
+//! begun within a second is bounded, and the most urgent comes first; what is left comes with the next second. A write that
+//! gets no answer holds up no other namespace.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::watch,
@@ -26,6 +26,7 @@ use crate::{
     },
     ensure::{EnsureError, Ensurer, WriteReason},
     retry::{RetryQueue, delay},
+    under_way::UnderWay,
 };
 
 /// The background half of the program.
@@ -65,8 +66,12 @@ const LOOK_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(180), Duration::fro
 #[derive(Debug, Default)]
 struct LaterLooks(Vec<Instant>);
 
-/// Pull secrets that are written at the same time.
-const AT_ONCE: usize = 8;
+/// What may be begun within a second.
+#[derive(Debug, Default)]
+struct Plan {
+    due: VecDeque<(WriteReason, Arc<Namespace>)>,
+    writes_left: usize,
+}
 
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, S, N> {
     /// A reconciler that has seen no failure yet.
@@ -94,13 +99,16 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         // What changed while no replica ran shows at the start.
         changes.mark_changed();
         let mut later_looks = LaterLooks::default();
+        let (mut plan, mut under_way) = (Plan::default(), UnderWay::default());
         loop {
-            tokio::select! {
+            let is_new_second = tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = under_way.next() => false,
                 _ = ticks.tick() => {
                     if later_looks.is_due(Instant::now()) {
                         self.ensurer.find_outdated(self.namespaces.as_ref());
                     }
+                    true
                 }
                 // Not once nobody is left to announce a change, which is so when the process ends.
                 Ok(()) = changes.changed() => {
@@ -108,15 +116,18 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
                     self.ensurer.find_outdated(self.namespaces.as_ref());
                     self.failures.lock().unwrap_or_else(PoisonError::into_inner).clear();
                     self.retries.hurry();
+                    true
                 }
+            };
+            if is_new_second {
+                self.heed_labels();
             }
-            self.heed_labels();
-            if *leader.borrow() {
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = self.tick(&leader) => {}
-                }
+            if !*leader.borrow() {
+                plan = Plan::default();
+            } else if is_new_second {
+                plan = self.plan();
             }
+            self.begin(&mut plan, &mut under_way);
         }
     }
 
@@ -144,30 +155,52 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         }
     }
 
-    /// Does the most urgent of what is due, for about a second, or until the lead is lost.
+    /// Does the most urgent of what is due, as much as may be begun within a second, until all of it is done. Nothing more
+    /// is begun once the lead is lost.
     pub async fn tick(&self, leader: &watch::Receiver<bool>) {
-        let writes_per_second = usize::from(self.ensurer.settings.load().limits.writes_per_second);
-        let deleted: Vec<_> = {
-            let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-            deleted.extend(self.ensurer.store.take_deleted());
-            let most = deleted.len().min(writes_per_second);
-            deleted.drain(..most).collect()
-        };
-        let mut due = self.due();
-        due.truncate(writes_per_second - deleted.len());
-        let work = due.into_iter().map(|(reason, namespace)| Work::Refresh(reason, namespace));
-        let work = deleted.into_iter().map(|(name, stored)| Work::Restore(name, stored)).chain(work);
-        let mut under_way = FuturesUnordered::new();
-        for work in work {
-            if under_way.len() == AT_ONCE {
-                under_way.next().await;
+        let (mut plan, mut under_way) = (self.plan(), UnderWay::default());
+        loop {
+            if *leader.borrow() {
+                self.begin(&mut plan, &mut under_way);
             }
-            if !*leader.borrow() {
-                break;
+            if under_way.is_empty() {
+                return;
             }
-            under_way.push(self.carry_out(work));
+            under_way.next().await;
         }
-        while under_way.next().await.is_some() {}
+    }
+
+    fn plan(&self) -> Plan {
+        self.deleted().extend(self.ensurer.store.take_deleted());
+        let writes_left = usize::from(self.ensurer.settings.load().limits.writes_per_second);
+        Plan { due: self.due().into(), writes_left }
+    }
+
+    fn begin<'a>(&'a self, plan: &mut Plan, under_way: &mut UnderWay<'a>) {
+        while plan.writes_left > 0 && under_way.has_place() {
+            let Some(work) = self.next_work(plan, under_way) else { return };
+            plan.writes_left -= 1;
+            let name = match &work {
+                Work::Restore(name, _) => name.clone(),
+                Work::Refresh(_, namespace) => namespace.name.clone(),
+            };
+            under_way.start(name, self.carry_out(work));
+        }
+    }
+
+    /// What was deleted first, since pods cannot pull without it.
+    fn next_work(&self, plan: &mut Plan, under_way: &UnderWay<'_>) -> Option<Work> {
+        let mut deleted = self.deleted();
+        if let Some(index) = deleted.iter().position(|(name, _)| !under_way.includes(name)) {
+            return deleted.remove(index).map(|(name, stored)| Work::Restore(name, stored));
+        }
+        let is_free = |(_, namespace): &(_, Arc<Namespace>)| !under_way.includes(&namespace.name);
+        let (reason, namespace) = std::iter::from_fn(|| plan.due.pop_front()).find(is_free)?;
+        Some(Work::Refresh(reason, namespace))
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, VecDeque<(String, Arc<StoredPullSecret>)>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn carry_out(&self, work: Work) {
