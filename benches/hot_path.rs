@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 use acr_pull_injector::{
     admission::{
         Admission, CredentialError, CredentialSource, NamespaceSource, PullSecretStore, ReadPullSecret, StoreError,
+        Waiting,
     },
     clock::Clock,
     config::Configuration,
@@ -137,6 +138,7 @@ fn admission() -> Admission<NoCredentials, Known, Known> {
         namespaces: known,
         retries: RetryQueue::new(),
         settings,
+        waiting: Waiting::default(),
         events: Events::none(),
         lifecycle: Lifecycle::new(),
         metrics,

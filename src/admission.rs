@@ -6,10 +6,13 @@
 //! Invariants: the answer always allows the pod; when the pull secret is known to be right the answer needs no network
 //! call; a dry run writes nothing.
 
+mod waiting;
+
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+pub use self::waiting::Waiting;
 use crate::{
     domain::{
         decision::{self, Decision, Injection, Settings, SkipReason},
@@ -92,7 +95,7 @@ pub struct ReadPullSecret {
 }
 
 /// Why a pull secret could not be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// Somebody else wrote at the same time.
@@ -132,6 +135,8 @@ pub struct Admission<C, S, N> {
     pub retries: RetryQueue,
     /// What the operator configured.
     pub settings: Arc<ArcSwap<Settings>>,
+    /// Pods that wait for a pull secret.
+    pub waiting: Waiting,
     /// Tells the owners of namespaces what they can mend.
     pub events: Events,
     /// Work that goes on after the answer is waited for at the end of the process.
@@ -241,10 +246,10 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         }
         match self.ensure(namespace, injection, deadline).await {
             Ok(()) => (response.with_audit_annotation(PULL_SECRET_STATE, "made".to_owned()), "injected"),
-            Err(warning) => (
-                response.with_audit_annotation(PULL_SECRET_STATE, "pending".to_owned()).with_warning(warning),
-                "injected_before_pull_secret",
-            ),
+            Err(warnings) => {
+                let response = response.with_audit_annotation(PULL_SECRET_STATE, "pending".to_owned());
+                (warnings.into_iter().fold(response, Response::with_warning), "injected_before_pull_secret")
+            }
         }
     }
 
@@ -269,27 +274,30 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         namespace: Arc<Namespace>,
         injection: Injection,
         deadline: tokio::time::Instant,
-    ) -> Result<(), Warning> {
-        let Injection { granted, .. } = injection;
-        let ensurer = self.ensurer.clone();
-        let (retries, events) = (self.retries.clone(), self.events.clone());
-        let pull_secret_name = self.settings.load().pull_secret_name.clone();
-        let work = self.lifecycle.spawn_work(async move {
-            let ensured = ensurer.ensure(&namespace, &granted, WriteReason::Admission).await;
-            match &ensured {
-                Err(EnsureError::Foreign { .. }) => events.name_taken(&namespace.name, &pull_secret_name),
-                Err(error) if error.may_pass() => retries.push(&namespace.name, granted.into_keys().collect()),
-                _ => {}
-            }
-            ensured
-        });
-        match tokio::time::timeout_at(deadline, work).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(warn(&error)),
-            Ok(Err(_)) => Err(Warning::new("acr-pull-injector: the pull secret could not be made: internal error")),
-            Err(_) => Err(Warning::new(
-                "acr-pull-injector: the pull secret takes longer than a pod may wait for it; its first pull may fail",
-            )),
+    ) -> Result<(), Vec<Warning>> {
+        let (place, pilot) = self.waiting.join(&namespace, injection.granted);
+        if let Some(pilot) = pilot {
+            let ensurer = self.ensurer.clone();
+            let (retries, events) = (self.retries.clone(), self.events.clone());
+            let pull_secret_name = self.settings.load().pull_secret_name.clone();
+            let work = pilot.fly(async move |namespace, wanted| {
+                let ensured = ensurer.ensure(namespace, wanted, WriteReason::Admission).await;
+                if let Err(error) = &ensured {
+                    if matches!(error, EnsureError::Foreign { .. }) {
+                        events.name_taken(&namespace.name, &pull_secret_name);
+                    }
+                    retries.push(&namespace.name, error.left(wanted.keys()));
+                }
+                ensured
+            });
+            drop(self.lifecycle.spawn_work(work));
+        }
+        let late = "the pull secret takes longer than a pod may wait for it; its first pull may fail";
+        match tokio::time::timeout_at(deadline, place.arrival()).await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => Err(error.sentences().iter().map(warn).collect()),
+            Ok(None) => Err(vec![warn(&"the pull secret could not be made: internal error")]),
+            Err(_) => Err(vec![warn(&late)]),
         }
     }
 }
@@ -307,9 +315,4 @@ fn warn(cause: &impl std::fmt::Display) -> Warning {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_name_is_joined_once_wherever_it_stands() {
-        assert_eq!(super::join(["b", "a", "b"].into_iter()), "a,b");
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@
 //! One flight per namespace: requests for the same namespace wait for each other, so that a burst of pods costs one write.
 //! Replicas don't talk to each other; they meet at the API server, where every write names the version that it replaces.
 
+mod assembly;
+mod error;
 mod flights;
 mod reason;
 
@@ -15,17 +17,20 @@ use std::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-use self::flights::Flights;
-pub use self::reason::WriteReason;
+use self::{assembly::Assembly, flights::Flights};
+pub use self::{
+    error::{EnsureError, Missing},
+    reason::WriteReason,
+};
 use crate::{
-    admission::{CredentialError, CredentialSource, NamespaceSource, PullSecretStore, StoreError},
+    admission::{CredentialSource, NamespaceSource, PullSecretStore, StoreError},
     clock::Clock,
     domain::{
         decision::Settings,
         image::LoginServer,
         pull_secret::{Origin, PullSecret, StoredPullSecret, source_hash},
         registry::{Namespace, RegistryName},
-        upkeep::{Upkeep, granted, held, upkeep},
+        upkeep::{Upkeep, held, upkeep},
     },
     events::Events,
     metrics::Metrics,
@@ -51,45 +56,6 @@ pub struct Ensurer<C, S> {
     demand: Mutex<HashMap<String, Timestamp>>,
     /// Namespaces whose pull secret was made from something else than what is stored now.
     outdated: Mutex<HashSet<String>>,
-}
-
-/// Why a pull secret is not as it should be. The text is for the person who created the pod.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EnsureError {
-    /// A Secret of the configured name stands there that is not ours.
-    #[error(
-        "Secret {name} in namespace {namespace} was not made by acr-pull-injector and is left as it is; delete or rename it \
-         to have it made"
-    )]
-    Foreign {
-        /// The name that both claim.
-        name: String,
-        /// Where it stands.
-        namespace: String,
-    },
-    /// The stored credential cannot be used.
-    #[error(transparent)]
-    Credential(#[from] CredentialError),
-    /// Reading or writing failed.
-    #[error("the pull secret could not be stored: {0}")]
-    Store(#[from] StoreError),
-    /// More login servers than one pull secret may hold.
-    #[error("namespace {namespace} uses more than {MAX_LOGIN_SERVERS} login servers; the pull secret holds no more")]
-    TooMany {
-        /// Where.
-        namespace: String,
-    },
-}
-
-impl EnsureError {
-    /// Whether trying again later may help: also after a refusal, since a quota or a right may be changed meanwhile.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Foreign { .. } | Self::TooMany { .. } | Self::Store(StoreError::NamespaceGone) => false,
-            Self::Credential(_) | Self::Store(_) => true,
-        }
-    }
 }
 
 /// Keeps a pull secret far below the 1 MiB that a Secret may hold, whoever sends reviews: an entry takes up to 4 KB.
@@ -130,7 +96,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     ///
     /// # Errors
     ///
-    /// When it could not be made complete; what could be made is stored all the same.
+    /// When one of `wanted` got no credential, and has none from before that is good; the others are stored all the same.
     pub async fn ensure(
         &self,
         namespace: &Namespace,
@@ -144,7 +110,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         if self.is_complete(&namespace.name, wanted.keys()) {
             return Ok(());
         }
-        self.write(namespace, wanted, reason).await
+        self.write(namespace, wanted, reason).await?.fails(wanted.keys()).map_or(Ok(()), Err)
     }
 
     /// Makes a pull secret that exists what the credentials and rules of now say: nothing is written when it is so already,
@@ -156,7 +122,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     pub async fn refresh(&self, namespace: &Namespace, reason: WriteReason) -> Result<(), EnsureError> {
         let _flight = self.flights.join(&namespace.name).await;
         match self.store.stored(&namespace.name) {
-            Some(stored) if stored.origin == Origin::Ours => self.write(namespace, &BTreeMap::new(), reason).await,
+            Some(stored) if stored.origin == Origin::Ours => {
+                self.write(namespace, &BTreeMap::new(), reason).await?.lacks().map_or(Ok(()), Err)
+            }
             _ => Ok(()),
         }
     }
@@ -224,26 +192,26 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         namespace: &Namespace,
         wanted: &BTreeMap<LoginServer, RegistryName>,
         reason: WriteReason,
-    ) -> Result<(), EnsureError> {
+    ) -> Result<Assembly, EnsureError> {
         let mut stored = self.store.stored(&namespace.name).map(|stored| (*stored).clone());
         for _ in 0..MAX_ATTEMPTS {
-            let (secret, missing) = self.assemble(namespace, wanted, stored.as_ref()).await?;
+            let assembly = self.assemble(namespace, wanted, stored.as_ref()).await?;
+            let secret = &assembly.secret;
             let written = match &stored {
-                Some(previous) if secret.is_empty() => {
-                    if let Some(missing) = missing {
-                        return Err(missing);
-                    }
-                    self.store.delete(&namespace.name, previous).await
+                // Nothing is granted any more, or nothing of it can be had just now.
+                Some(previous) if secret.is_empty() => match assembly.lacks() {
+                    Some(error) => return Err(error),
+                    None => self.store.delete(&namespace.name, previous).await,
+                },
+                Some(previous) if previous.untouched && !previous.is_older_than(secret) => {
+                    return Ok(self.finish(namespace, assembly));
                 }
-                Some(previous) if previous.untouched && !previous.is_older_than(&secret) => {
-                    return self.finish(namespace, missing);
-                }
-                Some(previous) => match self.store.update(&namespace.name, &secret, previous).await {
-                    Err(StoreError::Immutable(cause)) => self.replace(namespace, &secret, previous, &cause).await,
+                Some(previous) => match self.store.update(&namespace.name, secret, previous).await {
+                    Err(StoreError::Immutable(cause)) => self.replace(namespace, secret, previous, &cause).await,
                     updated => updated,
                 },
-                None if secret.is_empty() => return missing.map_or(Ok(()), Err),
-                None => self.store.create(&namespace.name, &secret).await,
+                None if secret.is_empty() => return Ok(assembly),
+                None => self.store.create(&namespace.name, secret).await,
             };
             self.metrics.pull_secret_written(reason.as_label(), outcome(&written));
             match written {
@@ -251,7 +219,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                     let hosts: Vec<_> = secret.hosts().map(LoginServer::as_str).collect();
                     let done = if hosts.is_empty() { "pull secret removed" } else { "pull secret written" };
                     tracing::info!(namespace = %namespace.name, reason = reason.as_label(), ?hosts, "{done}");
-                    return self.finish(namespace, missing);
+                    return Ok(self.finish(namespace, assembly));
                 }
                 Err(StoreError::Conflict) => {
                     stored = self.store.read(&namespace.name).await?.map(|read| read.stored);
@@ -278,81 +246,13 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     }
 
     /// What lacks a credential stays out of date: what it was made from before is still in it.
-    fn finish(&self, namespace: &Namespace, missing: Option<EnsureError>) -> Result<(), EnsureError> {
-        if let Some(missing) = missing {
-            return Err(missing);
+    fn finish(&self, namespace: &Namespace, assembly: Assembly) -> Assembly {
+        if assembly.lacks().is_none() {
+            self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
         }
-        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
-        Ok(())
-    }
-
-    /// What the pull secret should hold: the login servers that are wanted, and those that it holds and that are still
-    /// granted. The second part says which wanted credential is missing.
-    async fn assemble(
-        &self,
-        namespace: &Namespace,
-        wanted: &BTreeMap<LoginServer, RegistryName>,
-        stored: Option<&StoredPullSecret>,
-    ) -> Result<(PullSecret, Option<EnsureError>), EnsureError> {
-        let settings = self.settings.load_full();
-        if stored.is_some_and(|stored| stored.origin == Origin::Foreign) {
-            return Err(EnsureError::Foreign {
-                name: settings.pull_secret_name.to_string(),
-                namespace: namespace.name.clone(),
-            });
-        }
-        let mut content = None;
-        let mut kept = stored.map(|stored| held(stored, namespace, &settings)).unwrap_or_default();
-        if stored.is_some_and(|stored| !stored.untouched) {
-            // The list of hosts may be what was changed, so what the data says counts too.
-            let found = self.content(namespace, &mut content).await?;
-            let hosts = found.into_iter().flat_map(PullSecret::hosts).cloned();
-            kept.extend(granted(hosts, namespace, &settings));
-        }
-        let mut credentials = BTreeMap::new();
-        let mut missing = None;
-        let more = wanted.iter().filter(|(login_server, _)| !kept.contains_key(*login_server));
-        for (asked, (login_server, registry)) in kept.iter().chain(more).enumerate() {
-            // Those without a credential count too: somebody who edits a pull secret must not have us ask for thousands.
-            if asked == MAX_LOGIN_SERVERS {
-                missing = Some(EnsureError::TooMany { namespace: namespace.name.clone() });
-                break;
-            }
-            match self.credentials.credential(registry, login_server).await {
-                Ok(credential) => {
-                    credentials.insert(login_server.clone(), credential);
-                }
-                Err(error) => {
-                    missing = Some(error.into());
-                    // What works today must not be taken away because its credential cannot be had just now.
-                    if kept.contains_key(login_server) {
-                        let found = self.content(namespace, &mut content).await?;
-                        if let Some(credential) = found.and_then(|content| content.credential(login_server)) {
-                            credentials.insert(login_server.clone(), credential.clone());
-                        }
-                    }
-                }
-            }
-        }
-        Ok((PullSecret::new(credentials), missing))
-    }
-
-    /// What stands in the namespace now, read once per assembly.
-    async fn content<'a>(
-        &self,
-        namespace: &Namespace,
-        content: &'a mut Option<Content>,
-    ) -> Result<Option<&'a PullSecret>, StoreError> {
-        let found = match content.take() {
-            Some(found) => found,
-            None => Content(self.store.read(&namespace.name).await?.and_then(|read| read.content)),
-        };
-        Ok(content.insert(found).0.as_ref())
+        assembly
     }
 }
-
-/// What a read found: nothing that is of use, or the content of a pull secret.
-struct Content(Option<PullSecret>);
 
 fn outcome(written: &Result<(), StoreError>) -> &'static str {
     match written {
@@ -365,4 +265,4 @@ fn outcome(written: &Result<(), StoreError>) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -62,6 +62,9 @@ impl RetryQueue {
     /// Asks that the pull secret of `namespace` be made right for `login_servers`, a second from now. Where attempts failed
     /// already, that changes neither their number nor the time of the next one.
     pub fn push(&self, namespace: &str, login_servers: BTreeSet<LoginServer>) {
+        if login_servers.is_empty() {
+            return;
+        }
         {
             let mut pending = self.pending();
             if let Some(known) = pending.get_mut(namespace) {
@@ -105,8 +108,8 @@ impl RetryQueue {
             {
                 let (queue, ensurer, namespaces, settings) = (&self, &ensurer, &namespaces, &settings);
                 under_way.start(namespace.clone(), async move {
-                    let done = attempt(&namespace, &login_servers, ensurer, namespaces.as_ref(), settings).await;
-                    queue.end(&namespace, if done { None } else { Some(login_servers) });
+                    let left = attempt(&namespace, &login_servers, ensurer, namespaces.as_ref(), settings).await;
+                    queue.end(&namespace, left);
                 });
             }
             let next = if under_way.has_place() { self.next_due() } else { None };
@@ -134,19 +137,17 @@ impl RetryQueue {
 
     /// Ends an attempt. What is left to do is tried again later; without anything the namespace is forgotten, unless it was
     /// asked for since the attempt began.
-    fn end(&self, namespace: &str, left: Option<BTreeSet<LoginServer>>) {
+    fn end(&self, namespace: &str, left: BTreeSet<LoginServer>) {
         let mut pending = self.pending();
         let Some(known) = pending.get_mut(namespace) else { return };
-        match left {
-            Some(left) => {
-                known.failures = known.failures.saturating_add(1);
-                known.add(left);
-            }
-            None if known.login_servers.is_empty() => {
-                pending.remove(namespace);
-                return;
-            }
-            None => known.failures = 0,
+        if !left.is_empty() {
+            known.failures = known.failures.saturating_add(1);
+            known.add(left);
+        } else if !known.login_servers.is_empty() {
+            known.failures = 0;
+        } else {
+            pending.remove(namespace);
+            return;
         }
         known.next = match known.next {
             Next::UnderWay { changed: true } => Next::At(Instant::now()),
@@ -187,33 +188,33 @@ impl Next {
     }
 }
 
-/// Whether there is nothing left to do.
+/// What is left to do.
 async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
     name: &str,
     login_servers: &BTreeSet<LoginServer>,
     ensurer: &Ensurer<C, S>,
     namespaces: &N,
     settings: &ArcSwap<Settings>,
-) -> bool {
+) -> BTreeSet<LoginServer> {
     let namespace = match namespaces.cached(name) {
         Some(namespace) => namespace,
         None => match namespaces.read(name).await {
             Ok(Some(namespace)) => Arc::new(namespace),
-            Ok(None) => return true,
+            Ok(None) => return BTreeSet::new(),
             Err(error) => {
                 tracing::warn!(namespace = name, %error, "the pull secret is tried again later");
-                return false;
+                return login_servers.clone();
             }
         },
     };
     let Decision::Inject(injection) = decision::decide(login_servers.clone(), &namespace, &settings.load()) else {
-        return true;
+        return BTreeSet::new();
     };
     match ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await {
-        Ok(()) => true,
+        Ok(()) => BTreeSet::new(),
         Err(error) => {
             tracing::warn!(namespace = name, %error, "the pull secret could not be made right");
-            !error.may_pass()
+            error.left(injection.granted.keys())
         }
     }
 }
@@ -231,6 +232,10 @@ fn delay_limit(failures: u32) -> Duration {
 mod tests {
     use super::*;
     use crate::{admission::StoreError, ensure::EnsureError};
+
+    fn contoso() -> BTreeSet<LoginServer> {
+        [crate::domain::image::LoginServerRule::default().parse("contoso.azurecr.io").unwrap()].into()
+    }
 
     #[test]
     fn delays_double_and_are_capped() {
@@ -259,7 +264,7 @@ mod tests {
     async fn the_queue_is_bounded() {
         let queue = RetryQueue::new();
         for number in 0..MAX_PENDING + 5 {
-            queue.push(&format!("namespace-{number}"), BTreeSet::new());
+            queue.push(&format!("namespace-{number}"), contoso());
         }
         assert_eq!(queue.pending.lock().unwrap().len(), MAX_PENDING);
     }
@@ -283,13 +288,13 @@ mod tests {
     #[tokio::test]
     async fn hurry_makes_everything_due() {
         let queue = RetryQueue::new();
-        queue.push("team-a", BTreeSet::new());
+        queue.push("team-a", contoso());
         assert!(queue.begin_due().is_none());
         queue.hurry();
         assert!(queue.begin_due().is_some());
         queue.hurry();
         assert!(queue.begin_due().is_none(), "one attempt at a time");
-        queue.end("team-a", Some(BTreeSet::new()));
+        queue.end("team-a", contoso());
         assert!(queue.begin_due().is_some(), "what changed during an attempt counts for the next one");
     }
 
@@ -303,7 +308,7 @@ mod tests {
             tokio::time::advance(LONGEST_DELAY).await;
             let (namespace, login_servers) = queue.begin_due().unwrap();
             queue.push("team-a", of(&["fabrikam.azurecr.io"]));
-            queue.end(&namespace, Some(login_servers));
+            queue.end(&namespace, login_servers);
             let wait = queue.next_due().unwrap() - Instant::now();
             assert!(wait >= delay_limit(failures) / 2, "{failures} failures: the next attempt is only {wait:?} away");
         }
@@ -311,12 +316,12 @@ mod tests {
         let (namespace, login_servers) = queue.begin_due().unwrap();
         assert_eq!(login_servers, of(&["contoso.azurecr.io", "fabrikam.azurecr.io"]));
         queue.push("team-a", of(&["fabrikam.azurecr.io"]));
-        queue.end(&namespace, None);
+        queue.end(&namespace, BTreeSet::new());
         assert!(queue.next_due().unwrap() - Instant::now() <= FIRST_DELAY, "the obstacle is gone");
         tokio::time::advance(FIRST_DELAY).await;
         let (namespace, login_servers) = queue.begin_due().unwrap();
         assert_eq!(login_servers, of(&["fabrikam.azurecr.io"]));
-        queue.end(&namespace, None);
+        queue.end(&namespace, BTreeSet::new());
         assert!(queue.pending().is_empty());
     }
 }

@@ -59,7 +59,7 @@ async fn what_is_asked_for_one_namespace_is_bounded() {
     let hosts: Vec<_> = (0..1000).map(|number| format!("registry{number}.azurecr.io")).collect();
     let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
     let error = case.ensure("team", &hosts).await.unwrap_err();
-    assert!(matches!(error, EnsureError::TooMany { .. }), "{error}");
+    assert!(error.to_string().contains("more than 128 login servers"), "{error}");
     assert_eq!(*lock(&case.azure.asked), MAX_LOGIN_SERVERS);
 }
 

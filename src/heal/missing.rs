@@ -144,9 +144,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
         if matches!(error, EnsureError::Foreign { .. }) {
             healer.events.name_taken(&namespace.name, &settings.pull_secret_name);
         }
-        if error.may_pass() {
-            healer.retries.push(&namespace.name, granted.into_keys().collect());
-        }
+        healer.retries.push(&namespace.name, error.left(granted.keys()));
     }
 
     fn tell_ungranted(&self, namespace: &Namespace, ungranted: &[Ungranted]) {

@@ -250,9 +250,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         let wanted = held(stored, &namespace, &self.ensurer.settings.load());
         if let Err(error) = self.ensurer.ensure(&namespace, &wanted, WriteReason::Repair).await {
             tracing::warn!(namespace = name, %error, "a deleted pull secret could not be restored");
-            if error.may_pass() {
-                self.retries.push(name, wanted.into_keys().collect());
-            }
+            self.retries.push(name, error.left(wanted.keys()));
         }
     }
 

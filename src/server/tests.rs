@@ -4,7 +4,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    admission::{CredentialError, ReadPullSecret, StoreError},
+    admission::{CredentialError, ReadPullSecret, StoreError, Waiting},
     clock::Clock,
     config::Configuration,
     domain::{
@@ -85,6 +85,7 @@ fn router(lifecycle: &Lifecycle) -> Router {
         namespaces: broken,
         retries: RetryQueue::new(),
         settings,
+        waiting: Waiting::default(),
         events: Events::none(),
         lifecycle: lifecycle.clone(),
         metrics,

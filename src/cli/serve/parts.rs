@@ -12,7 +12,7 @@ use super::{
     arguments::{CertificateArguments, CertificateSource, ElectionArguments},
 };
 use crate::{
-    admission::Admission,
+    admission::{Admission, Waiting},
     clock::Clock,
     config::Configuration,
     credentials::Credentials,
@@ -170,6 +170,7 @@ pub(super) async fn start_parts(
         namespaces,
         retries,
         settings,
+        waiting: Waiting::default(),
         events,
         lifecycle: lifecycle.clone(),
         metrics: metrics.clone(),

@@ -69,12 +69,17 @@ impl StoredPullSecret {
         is_newer || self.source_hash != Some(secret.source_hash())
     }
 
+    /// Has one of its credentials expired?
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.lifetime.is_some_and(|lifetime| lifetime.expires_at <= now)
+    }
+
     /// Can a pod pull from all these login servers with it, as far as we know? The hosts are compared as the kubelet
     /// does, by letter case and port.
     pub fn covers<'a>(&self, login_servers: impl IntoIterator<Item = &'a LoginServer>, now: Timestamp) -> bool {
         self.origin == Origin::Ours
             && self.untouched
-            && self.lifetime.is_none_or(|lifetime| lifetime.expires_at > now)
+            && !self.is_expired(now)
             && login_servers.into_iter().all(|login_server| self.hosts.contains(login_server.as_str()))
     }
 }

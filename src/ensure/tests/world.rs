@@ -28,6 +28,8 @@ use crate::{
 pub(crate) struct Azure {
     pub(crate) tokens: Mutex<BTreeMap<String, Option<Timestamp>>>,
     pub(crate) asked: Mutex<usize>,
+    /// How long they think.
+    pub(crate) pause: Mutex<Duration>,
 }
 
 impl Azure {
@@ -47,6 +49,10 @@ impl CredentialSource for Azure {
         host: &LoginServer,
     ) -> Result<RegistryCredential, CredentialError> {
         *lock(&self.asked) += 1;
+        let pause = *lock(&self.pause);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let issued = lock(&self.tokens).get(host.as_str()).copied().flatten();
         let reason = "it is away".to_owned();
         let issued = issued.ok_or_else(|| CredentialError { registry: registry.clone(), reason })?;
@@ -204,7 +210,7 @@ impl Case {
             pull_secret_name: "acr-pull-secret".parse().unwrap(),
             excluded_namespaces: BTreeSet::new(),
             rules: RegistryRules::new(login_servers, rules).unwrap(),
-            limits: Limits { ensure_timeout: Duration::from_secs(2), writes_per_second: 2 },
+            limits: Limits { ensure_timeout: Duration::from_secs(60), writes_per_second: 2 },
         };
         let now = Arc::new(Mutex::new("2026-11-24T08:00:00Z".parse().unwrap()));
         let shown = now.clone();

@@ -1,0 +1,98 @@
+use std::time::Duration;
+
+use super::*;
+use crate::ensure::tests::world::{A, B, Case, Namespaces, lock};
+
+type InMemory = Admission<crate::ensure::tests::world::Azure, crate::ensure::tests::world::Memory, Namespaces>;
+
+fn admission(case: &Case) -> Arc<InMemory> {
+    Arc::new(Admission {
+        ensurer: case.ensurer.clone(),
+        namespaces: Arc::default(),
+        retries: RetryQueue::new(),
+        settings: case.ensurer.settings.clone(),
+        waiting: Waiting::default(),
+        events: Events::none(),
+        lifecycle: Lifecycle::new(),
+        metrics: Arc::default(),
+    })
+}
+
+fn review(namespace: &str, hosts: &[&str]) -> String {
+    let containers: Vec<_> = hosts.iter().map(|host| format!(r#"{{"image":"{host}/app"}}"#)).collect();
+    let containers = containers.join(",");
+    format!(
+        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"1","kind":{{"version":"v1",
+        "kind":"Pod"}},"operation":"CREATE","namespace":"{namespace}","object":{{"spec":{{"containers":[{containers}]}}}}}}}}"#
+    )
+}
+
+/// The outcome and the warnings.
+async fn answer(admission: &InMemory, namespace: &str, hosts: &[&str]) -> (&'static str, Vec<String>) {
+    let answer = admission.answer(review(namespace, hosts).as_bytes()).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let warnings = body["response"]["warnings"].as_array().cloned().unwrap_or_default();
+    (answer.outcome, warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect())
+}
+
+#[test]
+fn a_name_is_joined_once_wherever_it_stands() {
+    assert_eq!(super::join(["b", "a", "b"].into_iter()), "a,b");
+}
+
+#[tokio::test]
+async fn a_burst_of_pods_in_a_new_namespace_costs_one_flight() {
+    let case = Case::new();
+    *lock(&case.azure.pause) = Duration::from_millis(200);
+    let admission = admission(&case);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let pods = futures_util::future::join_all((0..5000).map(|_| answer(&admission, "team", &[A])));
+    let most = async {
+        let mut most = 0;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            most = most.max(tasks() - before);
+        }
+        most
+    };
+    let (answers, most) = tokio::join!(pods, most);
+    assert!(answers.iter().all(|answer| *answer == ("injected", Vec::new())), "{:?}", answers.first());
+    assert_eq!((most, case.store.writes(), *lock(&case.azure.asked)), (1, 1, 1), "tasks, writes, credentials");
+    assert_eq!(tasks(), before, "the task ends with the flight");
+}
+
+#[tokio::test]
+async fn a_pod_is_told_of_its_own_login_servers_only() {
+    let case = Case::new();
+    let admission = admission(&case);
+    assert_eq!(answer(&admission, "team", &[A]).await.0, "injected");
+    case.azure.lose(A);
+    assert_eq!(answer(&admission, "team", &[B]).await, ("injected", Vec::new()), "A is not its own");
+    assert!(case.store.password("team", A).starts_with(A), "what works is kept");
+    let late = (
+        "injected_before_pull_secret",
+        vec!["acr-pull-injector: no credential for registry all: it is away".to_owned()],
+    );
+    assert_eq!(answer(&admission, "new", &[A, B]).await, late);
+    assert_eq!(answer(&admission, "new", &[B]).await, ("injected", Vec::new()));
+    // The token of A that is kept has run out, and a pod that wants A cannot pull with it.
+    case.advance(181);
+    case.azure.renew(B, case.now());
+    assert_eq!(answer(&admission, "team", &[A, B]).await, late);
+}
+
+#[tokio::test]
+async fn pods_that_want_something_else_share_the_next_flight() {
+    let case = Case::new();
+    *lock(&case.azure.pause) = Duration::from_millis(50);
+    case.azure.lose(A);
+    let admission = admission(&case);
+    let pods = (0..300).map(|number| answer(&admission, "team", if number % 3 == 0 { &[A] } else { &[B] }));
+    let answers = futures_util::future::join_all(pods).await;
+    for (number, (outcome, warnings)) in answers.iter().enumerate() {
+        let is_late = number % 3 == 0;
+        assert_eq!((*outcome == "injected", warnings.is_empty()), (!is_late, !is_late), "{number}: {warnings:?}");
+    }
+    assert_eq!((case.store.writes(), *lock(&case.azure.asked)), (1, 2));
+}

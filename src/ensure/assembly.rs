@@ -1,0 +1,112 @@
+//! What a pull secret should hold, put together from the credentials of now and from what it holds already.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{EnsureError, Ensurer, MAX_LOGIN_SERVERS, Missing, error::Incomplete};
+use crate::{
+    admission::{CredentialSource, PullSecretStore, StoreError},
+    domain::{
+        image::LoginServer,
+        pull_secret::{Origin, PullSecret, StoredPullSecret},
+        registry::{Namespace, RegistryName},
+        upkeep::{granted, held},
+    },
+};
+
+/// What a pull secret should hold.
+pub(super) struct Assembly {
+    pub(super) secret: PullSecret,
+    /// The login servers that got no credential just now.
+    missing: BTreeMap<LoginServer, Missing>,
+    /// Those of them that keep the one from before, which is still good as far as we know.
+    kept: BTreeSet<LoginServer>,
+}
+
+impl Assembly {
+    /// Every login server that got no credential just now.
+    pub(super) fn lacks(&self) -> Option<EnsureError> {
+        Incomplete::of(self.missing.clone())
+    }
+
+    /// What keeps pods from pulling from these login servers.
+    pub(super) fn fails<'a>(&self, wanted: impl Iterator<Item = &'a LoginServer>) -> Option<EnsureError> {
+        self.lacks()?.concerning(wanted.filter(|wanted| !self.kept.contains(*wanted)))
+    }
+}
+
+impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
+    /// Puts together the login servers that are wanted, and those that the pull secret holds and that are still granted.
+    pub(super) async fn assemble(
+        &self,
+        namespace: &Namespace,
+        wanted: &BTreeMap<LoginServer, RegistryName>,
+        stored: Option<&StoredPullSecret>,
+    ) -> Result<Assembly, EnsureError> {
+        let settings = self.settings.load_full();
+        if stored.is_some_and(|stored| stored.origin == Origin::Foreign) {
+            return Err(EnsureError::Foreign {
+                name: settings.pull_secret_name.to_string(),
+                namespace: namespace.name.clone(),
+            });
+        }
+        let mut content = None;
+        let mut held = stored.map(|stored| held(stored, namespace, &settings)).unwrap_or_default();
+        if stored.is_some_and(|stored| !stored.untouched) {
+            // The list of hosts may be what was changed, so what the data says counts too.
+            let found = self.content(namespace, &mut content).await?;
+            let hosts = found.into_iter().flat_map(PullSecret::hosts).cloned();
+            held.extend(granted(hosts, namespace, &settings));
+        }
+        let more = wanted.iter().filter(|(login_server, _)| !held.contains_key(*login_server));
+        let all: Vec<_> = held.iter().chain(more).collect();
+        // Those without a credential count too: somebody who edits a pull secret must not have us ask for thousands.
+        let (asked, left_out) = all.split_at(all.len().min(MAX_LOGIN_SERVERS));
+        let too_many = || Missing::TooMany { namespace: namespace.name.clone() };
+        let mut missing: BTreeMap<_, _> =
+            left_out.iter().map(|(login_server, _)| ((*login_server).clone(), too_many())).collect();
+        let mut kept = BTreeSet::new();
+        let mut credentials = BTreeMap::new();
+        let is_good = stored.is_some_and(|stored| !stored.is_expired(self.clock.now()));
+        // At once, so that a login server that is away keeps none of the others waiting longer than itself.
+        let answers = asked.iter().map(async |(login_server, registry)| {
+            (*login_server, self.credentials.credential(registry, login_server).await)
+        });
+        for (login_server, answer) in futures_util::future::join_all(answers).await {
+            let error = match answer {
+                Ok(credential) => {
+                    credentials.insert(login_server.clone(), credential);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            missing.insert(login_server.clone(), error.into());
+            // What works today must not be taken away because its credential cannot be had just now.
+            if held.contains_key(login_server) {
+                let found = self.content(namespace, &mut content).await?;
+                if let Some(credential) = found.and_then(|content| content.credential(login_server)) {
+                    credentials.insert(login_server.clone(), credential.clone());
+                    if is_good {
+                        kept.insert(login_server.clone());
+                    }
+                }
+            }
+        }
+        Ok(Assembly { secret: PullSecret::new(credentials), missing, kept })
+    }
+
+    /// What stands in the namespace now, read once per assembly.
+    async fn content<'a>(
+        &self,
+        namespace: &Namespace,
+        content: &'a mut Option<Content>,
+    ) -> Result<Option<&'a PullSecret>, StoreError> {
+        let found = match content.take() {
+            Some(found) => found,
+            None => Content(self.store.read(&namespace.name).await?.and_then(|read| read.content)),
+        };
+        Ok(content.insert(found).0.as_ref())
+    }
+}
+
+/// What a read found: nothing that is of use, or the content of a pull secret.
+struct Content(Option<PullSecret>);
