@@ -7,14 +7,17 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     pair::{CertificatePair, CertificatePairError},
     serving::ServingCertificate,
+    validity::validity_of,
 };
 
-/// A directory with `tls.crt` (PEM chain, leaf first) and `tls.key` (PEM key).
+/// A directory with `tls.crt` (PEM chain, leaf first) and `tls.key` (PEM key), and perhaps `ca.crt` (PEM), where cert-manager
+/// puts the root. The root is not served; it only tells when it ends.
 ///
 /// It is polled, and bytes are compared. A watch on the files would miss changes: the kubelet updates a mounted
 /// Secret by swapping a symlink, so the watched files are never written to.
@@ -50,6 +53,7 @@ enum CertificateFilesError {
 struct Contents {
     chain: Vec<u8>,
     key: Vec<u8>,
+    roots: Vec<u8>,
 }
 
 impl CertificateFiles {
@@ -87,6 +91,10 @@ impl CertificateFiles {
         }
         let pair = CertificatePair::from_pem(&contents.chain, &contents.key)
             .map_err(|source| CertificateFilesError::Pair { directory: self.directory.clone(), source })?;
+        let pair = match root_not_after(&contents.roots, &pair) {
+            Some(not_after) => pair.under(not_after),
+            None => pair,
+        };
         let not_after = pair.not_after();
         if not_after < Timestamp::now() {
             return Err(CertificateFilesError::Expired { directory: self.directory.clone(), not_after });
@@ -100,17 +108,29 @@ impl CertificateFiles {
     /// Reads the chain again after the key, so that a swap between both reads is seen and not reported as a mismatch.
     async fn read(&self) -> Result<Contents, CertificateFilesError> {
         let (chain_path, key_path) = (self.directory.join("tls.crt"), self.directory.join("tls.key"));
+        let roots = tokio::fs::read(self.directory.join("ca.crt")).await.unwrap_or_default();
         let mut chain = read_file(&chain_path).await?;
         for _ in 0..3 {
             let key = read_file(&key_path).await?;
             let chain_again = read_file(&chain_path).await?;
             if chain_again == chain {
-                return Ok(Contents { chain, key });
+                return Ok(Contents { chain, key, roots });
             }
             chain = chain_again;
         }
-        Ok(Contents { key: read_file(&key_path).await?, chain })
+        Ok(Contents { key: read_file(&key_path).await?, chain, roots })
     }
+}
+
+/// When the last of the roots by which the pair verifies ends.
+fn root_not_after(roots: &[u8], pair: &CertificatePair) -> Option<Timestamp> {
+    CertificateDer::pem_slice_iter(roots)
+        .filter_map(Result::ok)
+        .filter_map(|root| {
+            let (not_before, not_after) = validity_of(&root)?;
+            pair.verifies_by(&root, not_before).then_some(not_after)
+        })
+        .max()
 }
 
 async fn read_file(path: &Path) -> Result<Vec<u8>, CertificateFilesError> {

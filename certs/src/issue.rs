@@ -145,6 +145,7 @@ mod tests {
         let wanted = names(&["webhook.own.svc", "webhook.own.svc.cluster.local"]);
         let leaf = issue_leaf(&authority, &wanted, &Lifetimes::default(), now).unwrap();
         assert_eq!(*leaf.dns_names(), wanted);
+        assert_eq!(leaf.pair().authority_not_after(), Some(authority.not_after()));
         assert!(leaf.is_valid(now) && leaf.is_valid(before(now, Duration::from_secs(60))));
         let (_, certificate) = x509_parser::parse_x509_certificate(&leaf.pair().chain()[0]).unwrap();
         assert!(certificate.extended_key_usage().unwrap().unwrap().value.server_auth);

@@ -48,6 +48,7 @@ pub mod stored;
 mod hexadecimal;
 mod reason;
 mod secret;
+mod validity;
 mod webhook_configuration;
 
 pub use files::CertificateFiles;

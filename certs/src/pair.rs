@@ -1,13 +1,18 @@
 //! A certificate chain and its private key, checked to belong together.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls::{
+    RootCertStore,
+    client::verify_server_cert_signed_by_trust_anchor,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
     sign::CertifiedKey,
 };
+
+use crate::validity::{validity, validity_of};
 
 /// A certificate chain (leaf first, intermediates after it) and the private key of the leaf.
 ///
@@ -17,6 +22,7 @@ pub struct CertificatePair {
     certified_key: Arc<CertifiedKey>,
     not_before: Timestamp,
     not_after: Timestamp,
+    authority_not_after: Option<Timestamp>,
 }
 
 /// Why bytes are not a usable [`CertificatePair`].
@@ -52,11 +58,15 @@ impl CertificatePair {
             .collect::<Result<Vec<_>, _>>()
             .map_err(CertificatePairError::Chain)?;
         let leaf = chain.first().ok_or(CertificatePairError::NoCertificate)?;
-        let (not_before, not_after) = validity(leaf)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
+            .map_err(|error| CertificatePairError::Leaf { reason: error.to_string() })?;
+        let (not_before, not_after) = validity(&parsed).ok_or(CertificatePairError::Validity)?;
+        let above = chain.iter().skip(1).filter_map(validity_of);
+        let authority_not_after = above.map(|(_, not_after)| not_after).min();
         let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificatePairError::Key)?;
         let certified_key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
             .map_err(CertificatePairError::KeyMismatch)?;
-        Ok(Self { certified_key: Arc::new(certified_key), not_before, not_after })
+        Ok(Self { certified_key: Arc::new(certified_key), not_before, not_after, authority_not_after })
     }
 
     /// First second in which the leaf is valid.
@@ -71,10 +81,38 @@ impl CertificatePair {
         self.not_after
     }
 
+    /// Last second in which everything above the leaf is valid, as far as it is known: the first end among the certificates
+    /// that follow the leaf in the chain and of the root, if [`CertificatePair::under`] named one. `None`: nothing is known.
+    #[must_use]
+    pub fn authority_not_after(&self) -> Option<Timestamp> {
+        self.authority_not_after
+    }
+
+    /// The same pair, which verifies by a root that ends at `root_not_after`.
+    #[must_use]
+    pub fn under(self, root_not_after: Timestamp) -> Self {
+        let ends = self.authority_not_after.into_iter().chain([root_not_after]);
+        Self { authority_not_after: ends.min(), ..self }
+    }
+
     /// The chain as DER, leaf first.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified_key.cert
+    }
+
+    /// Verifies the chain by this root as a TLS client does, at a second at which both are valid. Whether that is now is asked
+    /// elsewhere.
+    pub(crate) fn verifies_by(&self, root: &CertificateDer<'static>, root_not_before: Timestamp) -> bool {
+        let mut roots = RootCertStore::empty();
+        let Some((leaf, intermediates)) = self.chain().split_first() else { return false };
+        let Ok(seconds) = u64::try_from(self.not_before.max(root_not_before).as_second()) else { return false };
+        let moment = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        roots.add(root.clone()).is_ok()
+            && ParsedCertificate::try_from(leaf).is_ok_and(|leaf| {
+                verify_server_cert_signed_by_trust_anchor(&leaf, &roots, intermediates, moment, algorithms).is_ok()
+            })
     }
 
     pub(crate) fn certified_key(&self) -> &Arc<CertifiedKey> {
@@ -94,19 +132,6 @@ impl fmt::Debug for CertificatePair {
     }
 }
 
-fn validity(leaf: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), CertificatePairError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
-        .map_err(|error| CertificatePairError::Leaf { reason: error.to_string() })?;
-    let second = |time: x509_parser::time::ASN1Time| {
-        Timestamp::from_second(time.timestamp()).map_err(|_| CertificatePairError::Validity)
-    };
-    let (not_before, not_after) = (second(parsed.validity().not_before)?, second(parsed.validity().not_after)?);
-    if not_before >= not_after {
-        return Err(CertificatePairError::Validity);
-    }
-    Ok((not_before, not_after))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +149,27 @@ mod tests {
         let parsed = CertificatePair::from_pem(format!("{leaf}{intermediate}").as_bytes(), key.as_bytes()).unwrap();
         assert_eq!(parsed.chain().len(), 2);
         assert_eq!(parsed.chain()[0], CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn what_is_above_the_leaf_ends_when_the_first_of_it_ends() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ending_in = |year| {
+            let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&key).unwrap().pem()
+        };
+        let year = |year: i16| jiff::civil::date(year, 1, 1).to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp();
+        let pair = |years: &[i32]| {
+            let chain: String = years.iter().map(|year| ending_in(*year)).collect();
+            CertificatePair::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+        };
+        assert_eq!(pair(&[2030]).authority_not_after(), None);
+        assert_eq!(pair(&[2030, 2040, 2035]).authority_not_after(), Some(year(2035)));
+        assert_eq!(pair(&[2030]).under(year(2050)).authority_not_after(), Some(year(2050)));
+        assert_eq!(pair(&[2030, 2040]).under(year(2050)).authority_not_after(), Some(year(2040)));
+        assert_eq!(pair(&[2030, 2040]).under(year(2036)).authority_not_after(), Some(year(2036)));
+        assert_eq!(pair(&[2030, 2040]).not_after(), year(2030));
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl ServingCertificate {
         self.current.load().as_ref().map(|pair| pair.not_after())
     }
 
+    /// When the first certificate above the loaded leaf ends; `None` while none is loaded, and when none above it is known.
+    #[must_use]
+    pub fn authority_not_after(&self) -> Option<Timestamp> {
+        self.current.load().as_ref().and_then(|pair| pair.authority_not_after())
+    }
+
     /// Resolves as soon as a first pair is loaded; at once when one already is.
     pub async fn loaded(&self) {
         // `self` holds the sender, so the channel cannot close while we wait.

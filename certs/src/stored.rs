@@ -7,17 +7,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustls::{
-    RootCertStore,
-    client::verify_server_cert_signed_by_trust_anchor,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, UnixTime, pem::PemObject},
-    server::ParsedCertificate,
-};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
+use x509_parser::extensions::GeneralName;
 
-use crate::pair::CertificatePair;
+use crate::{pair::CertificatePair, validity::validity};
 
 /// Key of the leaf's chain in the Secret (PEM).
 pub const LEAF_CERTIFICATE: &str = "tls.crt";
@@ -216,7 +210,12 @@ impl Leaf {
                 _ => None,
             })
             .collect();
-        let issuer = authorities.iter().find(|authority| signed_by(&pair, authority)).map(|issuer| issuer.der.clone());
+        let issuer = authorities.iter().find(|authority| pair.verifies_by(&authority.der, authority.not_before));
+        let pair = match issuer {
+            Some(issuer) => pair.under(issuer.not_after),
+            None => pair,
+        };
+        let issuer = issuer.map(|issuer| issuer.der.clone());
         Some(Self { chain_pem, key_pem, pair, dns_names, issuer })
     }
 
@@ -276,23 +275,4 @@ impl fmt::Debug for Leaf {
             .field("has_issuer", &self.issuer.is_some())
             .finish_non_exhaustive()
     }
-}
-
-fn validity(certificate: &X509Certificate<'_>) -> Option<(Timestamp, Timestamp)> {
-    let second = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
-    Some((second(certificate.validity().not_before)?, second(certificate.validity().not_after)?))
-}
-
-/// Verifies the chain as a TLS client does, at a second at which both are valid (whether that is now, the plan asks).
-fn signed_by(pair: &CertificatePair, authority: &Authority) -> bool {
-    let mut roots = RootCertStore::empty();
-    let Some((leaf, intermediates)) = pair.chain().split_first() else { return false };
-    let moment = pair.not_before().max(authority.not_before);
-    let Ok(seconds) = u64::try_from(moment.as_second()) else { return false };
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
-    roots.add(authority.der.clone()).is_ok()
-        && ParsedCertificate::try_from(leaf).is_ok_and(|leaf| {
-            verify_server_cert_signed_by_trust_anchor(&leaf, &roots, intermediates, now, algorithms).is_ok()
-        })
 }

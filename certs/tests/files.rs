@@ -49,6 +49,27 @@ fn swap(volume: &Path, generation: u32, chain: &str, key: &str) {
     }
 }
 
+/// An authority that ends after `days`, as PEM, and a pair that it signed.
+fn signed_pair(days: i64) -> (String, Pair) {
+    let date = |days: i64| time::OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second() + days * 24 * 3600);
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(rcgen::DnType::CommonName, format!("authority {days}"));
+    authority.not_after = date(days).unwrap();
+    let (authority_key, key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let mut params = rcgen::CertificateParams::new(vec!["webhook.own.svc".to_owned()]).unwrap();
+    params.not_after = date(5).unwrap();
+    let certificate = params.signed_by(&key, &rcgen::Issuer::new(authority, authority_key)).unwrap();
+    let not_after = Timestamp::from_second(params.not_after.unix_timestamp()).unwrap();
+    (authority_pem, Pair { chain: certificate.pem(), key: key.serialize_pem(), not_after })
+}
+
+/// Days from now, rounded.
+fn days_left(end: Option<Timestamp>) -> Option<i64> {
+    end.map(|end| (end.duration_since(Timestamp::now()).as_hours() + 12) / 24)
+}
+
 struct Watched {
     directory: tempfile::TempDir,
     serving: ServingCertificate,
@@ -117,6 +138,25 @@ async fn bad_contents_keep_the_last_good_pair_and_good_ones_follow() {
     let with_intermediate = format!("{}{}", next.chain, pair(9).chain);
     swap(watched.directory.path(), 6, &with_intermediate, &next.key);
     watched.until_served(next.not_after).await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_root_is_known_where_its_file_lies_beside() {
+    let watched = watch();
+    let (authority, pair) = signed_pair(100);
+    swap(watched.directory.path(), 0, &pair.chain, &pair.key);
+    watched.until_served(pair.not_after).await;
+    assert_eq!(watched.serving.authority_not_after(), None);
+
+    // The root before, the one that counts, and one of somebody else: an overlap, as after a change of the root.
+    let roots = [signed_pair(1).0, authority, signed_pair(300).0].concat();
+    fs::write(watched.directory.path().join("ca.crt"), roots).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while days_left(watched.serving.authority_not_after()) != Some(100) {
+        assert!(Instant::now() < deadline, "{:?}", watched.serving.authority_not_after());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(watched.serving.not_after(), Some(pair.not_after));
 }
 
 #[tokio::test]
