@@ -16,8 +16,8 @@ use std::{
 
 pub use azure::{AzureConfiguration, DEFAULT_AUTHORITY_HOST, DEFAULT_SCOPE};
 pub(crate) use credential::is_tenant;
-pub use credential::{CredentialConfiguration, CredentialFiles, IdentityConfiguration, Value};
-pub use field::{InvalidField, parse_duration};
+pub use credential::{CredentialConfiguration, CredentialFiles, IdentityConfiguration, StatedEnd, Value};
+pub use field::{InvalidField, parse_duration, parse_moment};
 
 use self::{
     field::{deserialize, each, parse_field},

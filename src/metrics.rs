@@ -18,17 +18,25 @@ pub struct Metrics {
     admission_duration: Histogram,
     pull_secret_writes: Family<Write, Counter>,
     pull_secrets: Gauge<i64, AtomicI64>,
-    serving_certificate_expiry: Gauge<f64, AtomicU64>,
     configuration_reloads: Family<Outcome, Counter>,
     configuration_refused: Gauge<i64, AtomicI64>,
     leader: Gauge<i64, AtomicI64>,
     credentials_readable: Family<RegistryLabel, Gauge<i64, AtomicI64>>,
     credential_refreshes: Family<Refresh, Counter>,
-    credential_expiry: Family<RegistryLabel, Gauge<f64, AtomicU64>>,
     stuck_pods: Gauge<i64, AtomicI64>,
     evictions: Family<Outcome, Counter>,
     events: Family<Outcome, Counter>,
     tasks: Gauge<i64, AtomicI64>,
+    expiry: Expiry,
+}
+
+/// When does what end?
+#[derive(Debug)]
+struct Expiry {
+    serving_certificate: Gauge<f64, AtomicU64>,
+    serving_certificate_authority: Gauge<f64, AtomicU64>,
+    registry_credential: Family<RegistryLabel, Gauge<f64, AtomicU64>>,
+    service_principal_credential: Family<RegistryLabel, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -57,12 +65,6 @@ impl Metrics {
         );
         let pull_secrets = Gauge::default();
         registry.register("pull_secrets", "Pull secrets of ours that stand in the cluster", pull_secrets.clone());
-        let serving_certificate_expiry = Gauge::default();
-        registry.register(
-            "serving_certificate_expiry_timestamp_seconds",
-            "When the serving certificate in use expires, in seconds since 1970; 0 when none is loaded",
-            serving_certificate_expiry.clone(),
-        );
         let configuration_reloads = Family::default();
         registry.register(
             "configuration_reloads",
@@ -89,12 +91,6 @@ impl Metrics {
             "Attempts to get a registry token from Azure, by registry rule and outcome",
             credential_refreshes.clone(),
         );
-        let credential_expiry = Family::default();
-        registry.register(
-            "registry_credential_expiry_timestamp_seconds",
-            "When the first registry token of a registry rule expires, in seconds since 1970",
-            credential_expiry.clone(),
-        );
         let stuck_pods = Gauge::default();
         registry.register(
             "stuck_pods",
@@ -116,23 +112,23 @@ impl Metrics {
             tasks.clone(),
         );
         registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let expiry = Expiry::registered(&mut registry);
         Self {
             registry,
             admission_reviews,
             admission_duration,
             pull_secret_writes,
             pull_secrets,
-            serving_certificate_expiry,
             configuration_reloads,
             configuration_refused,
             leader,
             credentials_readable,
             credential_refreshes,
-            credential_expiry,
             stuck_pods,
             evictions,
             events,
             tasks,
+            expiry,
         }
     }
 
@@ -176,13 +172,17 @@ impl Metrics {
 
     /// States when the first token of a registry expires; `None`: it has none.
     pub fn credential_expiry(&self, registry: &str, expires_at: Option<jiff::Timestamp>) {
-        let label = RegistryLabel { registry: registry.to_owned() };
-        let Some(expires_at) = expires_at else {
-            self.credential_expiry.remove(&label);
-            return;
-        };
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit an f64 exactly")]
-        self.credential_expiry.get_or_create(&label).set(expires_at.as_second() as f64);
+        set_or_remove(&self.expiry.registry_credential, registry, expires_at);
+    }
+
+    /// States when what proves the service principal of a registry ends; `None`: there is none, or nobody has said.
+    pub fn service_principal_expiry(&self, registry: &str, ends_at: Option<jiff::Timestamp>) {
+        set_or_remove(&self.expiry.service_principal_credential, registry, ends_at);
+    }
+
+    /// States when the authority of the serving certificate expires; `None`: that is not known.
+    pub fn serving_certificate_authority_expiry(&self, expires_at: Option<jiff::Timestamp>) {
+        self.expiry.serving_certificate_authority.set(expires_at.map_or(0.0, seconds));
     }
 
     /// States how many pods are stuck without the pull secret.
@@ -209,15 +209,15 @@ impl Metrics {
     pub fn registry_removed(&self, registry: &str) {
         let label = RegistryLabel { registry: registry.to_owned() };
         self.credentials_readable.remove(&label);
-        self.credential_expiry.remove(&label);
+        self.expiry.registry_credential.remove(&label);
+        self.expiry.service_principal_credential.remove(&label);
     }
 
     /// The text that Prometheus scrapes. The two gauges whose truth lies elsewhere are given by the caller.
     #[must_use]
     pub fn encode(&self, pull_secrets: usize, serving_certificate_expiry: Option<jiff::Timestamp>) -> String {
         self.pull_secrets.set(i64::try_from(pull_secrets).unwrap_or(i64::MAX));
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit an f64 exactly for millions of years")]
-        self.serving_certificate_expiry.set(serving_certificate_expiry.map_or(0.0, |at| at.as_second() as f64));
+        self.expiry.serving_certificate.set(serving_certificate_expiry.map_or(0.0, seconds));
         let mut text = String::new();
         // Writing to a String cannot fail; a partial text would be the only sign of it.
         let _ = encode(&mut text, &self.registry);
@@ -234,6 +234,57 @@ impl Default for Metrics {
 /// From 50 µs, since an answer from memory takes less than one bucket of the API server's own histogram.
 const ADMISSION_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5];
+
+impl Expiry {
+    fn registered(registry: &mut Registry) -> Self {
+        let serving_certificate = Gauge::default();
+        registry.register(
+            "serving_certificate_expiry_timestamp_seconds",
+            "When the serving certificate in use expires, in seconds since 1970; 0 when none is loaded",
+            serving_certificate.clone(),
+        );
+        let serving_certificate_authority = Gauge::default();
+        registry.register(
+            "serving_certificate_authority_expiry_timestamp_seconds",
+            "When the authority of the serving certificate in use expires, in seconds since 1970; 0 when it is not known",
+            serving_certificate_authority.clone(),
+        );
+        let registry_credential = Family::default();
+        registry.register(
+            "registry_credential_expiry_timestamp_seconds",
+            "When the first registry token of a registry rule expires, in seconds since 1970",
+            registry_credential.clone(),
+        );
+        let service_principal_credential = Family::default();
+        registry.register(
+            "service_principal_credential_expiry_timestamp_seconds",
+            "When the secret or certificate of a service principal itself ends, in seconds since 1970, where that is known",
+            service_principal_credential.clone(),
+        );
+        Self { serving_certificate, serving_certificate_authority, registry_credential, service_principal_credential }
+    }
+}
+
+fn set_or_remove(
+    family: &Family<RegistryLabel, Gauge<f64, AtomicU64>>,
+    registry: &str,
+    moment: Option<jiff::Timestamp>,
+) {
+    let label = RegistryLabel { registry: registry.to_owned() };
+    match moment {
+        Some(moment) => {
+            family.get_or_create(&label).set(seconds(moment));
+        }
+        None => {
+            family.remove(&label);
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit an f64 exactly for millions of years")]
+fn seconds(moment: jiff::Timestamp) -> f64 {
+    moment.as_second() as f64
+}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {
@@ -273,6 +324,13 @@ mod tests {
         metrics.eviction("held");
         metrics.event("dropped");
         metrics.tasks_alive(7);
+        let moment = |second| Some(jiff::Timestamp::from_second(second).unwrap());
+        metrics.serving_certificate_authority_expiry(moment(1_900_000_000));
+        for registry in ["contoso", "fabrikam", "removed"] {
+            metrics.service_principal_expiry(registry, moment(1_800_000_000));
+        }
+        metrics.service_principal_expiry("fabrikam", None);
+        metrics.registry_removed("removed");
         let text = metrics.encode(3, None);
         for line in [
             "acr_pull_injector_stuck_pods 4",
@@ -288,9 +346,14 @@ mod tests {
             "acr_pull_injector_configuration_refused 1",
             "acr_pull_injector_registry_credential_readable{registry=\"contoso\"} 0",
             "acr_pull_injector_serving_certificate_expiry_timestamp_seconds 0.0",
+            "acr_pull_injector_serving_certificate_authority_expiry_timestamp_seconds 1900000000.0",
+            "acr_pull_injector_service_principal_credential_expiry_timestamp_seconds{registry=\"contoso\"} 1800000000.0",
             concat!("acr_pull_injector_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        for forgotten in ["fabrikam", "removed"] {
+            assert!(!text.contains(forgotten), "{text}");
         }
     }
 }

@@ -172,6 +172,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     const OPEN_METRICS: [(HeaderName, &str); 1] =
         [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     state.metrics.tasks_alive(tokio::runtime::Handle::current().metrics().num_alive_tasks());
+    state.metrics.serving_certificate_authority_expiry(state.serving.authority_not_after());
     (OPEN_METRICS, state.metrics.encode(state.pull_secrets.count(), state.serving.not_after())).into_response()
 }
 

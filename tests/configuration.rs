@@ -2,7 +2,7 @@
 
 use acr_pull_injector::config::{
     AzureConfiguration, Configuration, CredentialConfiguration, CredentialFiles, DEFAULT_SCOPE, IdentityConfiguration,
-    Value,
+    StatedEnd, Value,
 };
 
 const TENANT: &str = "11111111-2222-3333-4444-555555555555";
@@ -23,13 +23,18 @@ fn every_credential_is_accepted() {
     for (credential, expected) in [
         (
             "{servicePrincipal: {clientId: app, clientSecretFile: /s}}".to_owned(),
-            CredentialConfiguration::Stored(CredentialFiles { username: literal("app"), password_file: "/s".into() }),
+            CredentialConfiguration::Stored(CredentialFiles {
+                username: literal("app"),
+                password_file: "/s".into(),
+                end: None,
+            }),
         ),
         (
             "{servicePrincipal: {tenantId: t, clientIdFile: /c, clientSecretFile: /s, delivery: password}}".to_owned(),
             CredentialConfiguration::Stored(CredentialFiles {
                 username: Value::File("/c".into()),
                 password_file: "/s".into(),
+                end: None,
             }),
         ),
         (
@@ -37,6 +42,7 @@ fn every_credential_is_accepted() {
             CredentialConfiguration::Stored(CredentialFiles {
                 username: Value::File("/u".into()),
                 password_file: "/p".into(),
+                end: None,
             }),
         ),
         (
@@ -47,6 +53,7 @@ fn every_credential_is_accepted() {
                 tenant: tenant(),
                 client: literal("app"),
                 secret_file: "/s".into(),
+                end: None,
             }),
         ),
         (
@@ -127,6 +134,25 @@ fn every_mistake_in_a_credential_names_field_and_remedy() {
             "{servicePrincipal: {clientId: a, clientSecretFile: /s, clientCertificatePasswordFile: /p}}",
             format!("{principal}.clientCertificatePasswordFile: there is no clientCertificateFile"),
         ),
+        (
+            "{servicePrincipal: {clientId: a, clientSecretFile: /s, endDateTime: 2027-11-24, endDateTimeFile: /e}}",
+            format!("{principal}: write endDateTime or endDateTimeFile, not both"),
+        ),
+        (
+            "{servicePrincipal: {clientId: a, clientSecretFile: /s, endDateTime: in a year}}",
+            format!(
+                "{principal}.endDateTime: write a moment such as 2027-11-24T08:00:00Z, or a date such as 2027-11-24"
+            ),
+        ),
+        (
+            "{servicePrincipal: {clientId: a, clientSecretFile: /s, endDateTimeFile: ''}}",
+            format!("{principal}.endDateTimeFile is empty"),
+        ),
+        (
+            "{servicePrincipal: {tenantId: t, clientId: a, clientCertificateFile: /c, delivery: token, endDateTime: \
+             2027-11-24}}",
+            format!("{principal}.endDateTime speaks of a secret; a certificate says by itself when it ends"),
+        ),
         ("{servicePrincipal: {clientId: a, clientSecretFile: ''}}", format!("{principal}.clientSecretFile is empty")),
         ("{servicePrincipal: {clientSecretFile: /s}}", format!("{principal}: clientId or clientIdFile is missing")),
         ("{servicePrincipal: {clientId: '', clientSecretFile: /s}}", format!("{principal}.clientId is empty")),
@@ -151,6 +177,35 @@ fn every_mistake_in_a_credential_names_field_and_remedy() {
     ] {
         let error = parse_credential(credential).unwrap_err();
         assert!(error.contains(&expected), "{credential}\n  {error}\n  {expected}");
+    }
+}
+
+#[test]
+fn the_end_of_a_secret_is_stated_as_az_shows_it_or_as_a_date() {
+    let at = |moment: &str| Some(StatedEnd::At(moment.parse().unwrap()));
+    for (stated, expected) in [
+        ("endDateTime: 2027-11-24T08:30:00Z", at("2027-11-24T08:30:00Z")),
+        ("endDateTime: '2027-11-24T08:30:00.1234567+01:00'", at("2027-11-24T07:30:00.1234567Z")),
+        ("endDateTime: 2027-11-24", at("2027-11-24T00:00:00Z")),
+        ("endDateTime: '2027-11-24'", at("2027-11-24T00:00:00Z")),
+        ("endDateTimeFile: /e", Some(StatedEnd::File("/e".into()))),
+        ("delivery: password", None),
+    ] {
+        let credential = format!("{{servicePrincipal: {{clientId: a, clientSecretFile: /s, {stated}}}}}");
+        let CredentialConfiguration::Stored(files) = parse_credential(&credential).unwrap() else { unreachable!() };
+        assert_eq!(files.end, expected, "{stated}");
+        let credential = credential
+            .replace("delivery: password", "tenantId: t")
+            .replace("clientId: a", "tenantIdFile: /t, clientId: a, delivery: token");
+        if stated.starts_with("delivery") {
+            continue;
+        }
+        match parse_credential(&credential).unwrap() {
+            CredentialConfiguration::Identity(IdentityConfiguration::ClientSecret { end, .. }) => {
+                assert_eq!(end, expected, "{stated}");
+            }
+            other => unreachable!("{other:?}"),
+        }
     }
 }
 

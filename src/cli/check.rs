@@ -1,5 +1,6 @@
 //! `check`: tries each registry rule for real and says what is wrong.
 
+mod end_date;
 mod table;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -11,6 +12,7 @@ use crate::{
     clock::Clock,
     config::{Configuration, CredentialConfiguration},
     credentials::{
+        end::end,
         entra::{Entra, EntraToken},
         exchange::{REFRESH_TOKEN_USERNAME, RegistryExchange, RegistryHost},
         http::AzureHttp,
@@ -173,7 +175,11 @@ impl Check<'_> {
     async fn credential(&mut self, name: &str, credential: &CredentialConfiguration) -> Option<Ready> {
         let read = Material::read(credential, &self.configuration.azure).await;
         self.table.add(name, "-", "read credential", Outcome::of(&read));
-        match read.ok()? {
+        let read = read.ok();
+        if let Some(outcome) = end_date::outcome(end(credential, read.as_ref()).await, Clock::system().now()) {
+            self.table.add(name, "-", "end date", outcome);
+        }
+        match read? {
             Material::Stored(credential) => Some(Ready::Stored(credential)),
             Material::Identity { identity, .. } => {
                 let token = Entra::new(self.http.clone(), Clock::system()).token(&identity).await;

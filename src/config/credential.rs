@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::field::{InvalidField, one_of, present};
+use super::field::{InvalidField, one_of, parse_field, parse_moment, present};
 
 /// Where a registry rule's credential comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct CredentialFiles {
     pub username: Value,
     /// The file with the password.
     pub password_file: PathBuf,
+    /// When the password ends, if the operator says so.
+    pub end: Option<StatedEnd>,
 }
 
 /// An identity of Entra and how it proves itself.
@@ -35,6 +38,8 @@ pub enum IdentityConfiguration {
         client: Value,
         /// The file with the secret.
         secret_file: PathBuf,
+        /// When the secret ends, if the operator says so.
+        end: Option<StatedEnd>,
     },
     /// A service principal with a certificate.
     ClientCertificate {
@@ -72,6 +77,15 @@ pub enum Value {
     File(PathBuf),
 }
 
+/// When a secret ends, as the operator states it. Azure tells that only to those who may read applications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatedEnd {
+    /// Written in the configuration.
+    At(Timestamp),
+    /// Stands in this file. Without the file nothing is stated.
+    File(PathBuf),
+}
+
 /// Where the mutating webhook of Azure Workload Identity mounts the token, and the chart too.
 const DEFAULT_TOKEN_FILE: &str = "/var/run/secrets/azure/tokens/azure-identity-token";
 
@@ -95,6 +109,8 @@ struct ServicePrincipal {
     client_secret_file: Option<PathBuf>,
     client_certificate_file: Option<PathBuf>,
     client_certificate_password_file: Option<PathBuf>,
+    end_date_time: Option<String>,
+    end_date_time_file: Option<PathBuf>,
     #[serde(default)]
     delivery: Delivery,
 }
@@ -173,6 +189,7 @@ impl ServicePrincipal {
                 "{field}.clientCertificatePasswordFile: there is no clientCertificateFile that it could open"
             )));
         }
+        let end = self.end(field)?;
         match (self.delivery, &self.client_secret_file, &self.client_certificate_file) {
             (_, Some(_), Some(_)) => {
                 Err(InvalidField(format!("{field}: write clientSecretFile or clientCertificateFile, not both")))
@@ -189,12 +206,14 @@ impl ServicePrincipal {
             (Delivery::Password, Some(secret), None) => Ok(CredentialConfiguration::Stored(CredentialFiles {
                 username: client()?,
                 password_file: present(secret, field, "clientSecretFile")?,
+                end,
             })),
             (Delivery::Token, Some(secret), None) => {
                 Ok(CredentialConfiguration::Identity(IdentityConfiguration::ClientSecret {
                     tenant: tenant(self.tenant_id.as_deref(), self.tenant_id_file.as_deref(), field)?,
                     client: client()?,
                     secret_file: present(secret, field, "clientSecretFile")?,
+                    end,
                 }))
             }
             (Delivery::Token, None, Some(certificate)) => {
@@ -210,6 +229,25 @@ impl ServicePrincipal {
                 }))
             }
         }
+    }
+}
+
+impl ServicePrincipal {
+    fn end(&self, field: &str) -> Result<Option<StatedEnd>, InvalidField> {
+        let end = match (&self.end_date_time, &self.end_date_time_file) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                return Err(InvalidField(format!("{field}: write endDateTime or endDateTimeFile, not both")));
+            }
+            (Some(text), None) => StatedEnd::At(parse_field(text, &format!("{field}.endDateTime"), parse_moment)?),
+            (None, Some(file)) => StatedEnd::File(present(file, field, "endDateTimeFile")?),
+        };
+        if self.client_certificate_file.is_some() {
+            return Err(InvalidField(format!(
+                "{field}.endDateTime speaks of a secret; a certificate says by itself when it ends, so leave it out"
+            )));
+        }
+        Ok(Some(end))
     }
 }
 
@@ -239,6 +277,7 @@ impl Static {
         Ok(CredentialFiles {
             username: one_of(self.username.as_deref(), self.username_file.as_deref(), field, "username")?,
             password_file: present(&self.password_file, field, "passwordFile")?,
+            end: None,
         })
     }
 }

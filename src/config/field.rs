@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::de::DeserializeOwned;
 
 use super::Value;
@@ -25,6 +26,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| format!("{text:?} is not a duration: write for example 2s, 500ms or 1m 30s"))
+}
+
+/// Parses a moment as `az` shows it, such as `2027-11-24T08:00:00Z`, or a date, which stands for its first second in UTC.
+///
+/// # Errors
+///
+/// Says what a moment looks like.
+pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    let midnight = |text: &str| text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
+    let is_date = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let moment = if is_date { midnight(text) } else { text.parse().ok() };
+    // The text is not repeated: where it comes from a file it may be a secret under the wrong key.
+    moment.ok_or_else(|| "write a moment such as 2027-11-24T08:00:00Z, or a date such as 2027-11-24".to_owned())
 }
 
 pub(super) fn parse_field<T, E: fmt::Display>(

@@ -92,7 +92,7 @@ async fn read(configuration: &CredentialConfiguration, azure: &AzureConfiguratio
     };
     let mut token_hash = None;
     let proof = match identity {
-        IdentityConfiguration::ClientSecret { tenant, client, secret_file } => Proof::Secret {
+        IdentityConfiguration::ClientSecret { tenant, client, secret_file, .. } => Proof::Secret {
             application: application(tenant, client).await?,
             secret: Password::new(read_line(secret_file).await?),
         },

@@ -7,6 +7,7 @@
 
 pub mod azure_error;
 pub mod certificate;
+pub mod end;
 pub mod entra;
 pub mod exchange;
 pub mod files;

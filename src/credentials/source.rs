@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    end::{EndError, end},
     exchange::RegistryHost,
     http::AzureHttp,
     identity::Identity,
@@ -50,6 +51,8 @@ struct Known {
     material: Result<Material, MaterialError>,
     /// Why the files could not be read last time.
     fault: Option<MaterialError>,
+    /// Why it is not known when the secret ends.
+    end_fault: Option<EndError>,
 }
 
 /// The parts of the configuration that credentials depend on.
@@ -127,8 +130,10 @@ impl Credentials {
         for (registry, credential) in &configured.credentials {
             let read = Material::read(credential, &configured.azure).await;
             self.metrics.credential_readable(registry.as_str(), read.is_ok());
-            let (known, differs) = self.compare(registry, read, before.get(registry));
+            let before = before.get(registry);
+            let (mut known, differs) = self.compare(registry, read, before);
             changed |= differs;
+            known.end_fault = self.tell_end(registry, credential, &known, before).await;
             now.insert(registry.clone(), known);
         }
         self.warm(&configured, &now);
@@ -150,11 +155,11 @@ impl Credentials {
                     // A fresh federated token may be what a refused sign-in was waiting for.
                     self.cache.retry_now(&material.source());
                 }
-                (Known { material: Ok(material), fault: None }, false)
+                (Known { material: Ok(material), fault: None, end_fault: None }, false)
             }
             (Ok(material), _) => {
                 tracing::info!(%registry, "credential read");
-                (Known { material: Ok(material), fault: None }, true)
+                (Known { material: Ok(material), fault: None, end_fault: None }, true)
             }
             (Err(error), known) => {
                 if before.is_none_or(|before| before.fault.as_ref() != Some(&error)) {
@@ -166,9 +171,30 @@ impl Credentials {
                 }
                 // What worked keeps working while a file is away or half written.
                 let material = known.cloned().ok_or_else(|| error.clone());
-                (Known { material, fault: Some(error) }, false)
+                (Known { material, fault: Some(error), end_fault: None }, false)
             }
         }
+    }
+
+    /// States when the credential itself ends. That it cannot be said is no reason not to use it; it is logged once.
+    async fn tell_end(
+        &self,
+        registry: &RegistryName,
+        credential: &CredentialConfiguration,
+        known: &Known,
+        before: Option<&Known>,
+    ) -> Option<EndError> {
+        let (ends_at, fault) = match end(credential, known.material.as_ref().ok()).await {
+            Ok(ends_at) => (ends_at, None),
+            Err(error) => (None, Some(error)),
+        };
+        self.metrics.service_principal_expiry(registry.as_str(), ends_at);
+        if let Some(error) = &fault
+            && before.is_none_or(|before| before.end_fault.as_ref() != Some(error))
+        {
+            tracing::warn!(%registry, %error, "no alert can tell that the service principal's secret is about to end");
+        }
+        fault
     }
 
     /// Has the cache keep a token for every exact host of a rule that delivers tokens.

@@ -15,11 +15,14 @@ const EVERY_FORM: [&str; 2] = [
     r#"registries=[
         {"name": "password", "credential": {"servicePrincipal": {"existingSecret": "a"}}},
         {"name": "secret", "credential": {"servicePrincipal":
-            {"existingSecret": "b", "delivery": "token", "clientId": "c", "tenantId": "contoso.example"}}},
+            {"existingSecret": "b", "delivery": "token", "clientId": "c", "tenantId": "contoso.example",
+             "endDateTime": "2027-11-24T08:00:00Z"}}},
         {"name": "certificate", "credential": {"servicePrincipal":
             {"existingSecret": "d", "delivery": "token", "certificate": true, "certificatePassword": true}}},
         {"name": "files", "credential": {"servicePrincipal": {"delivery": "token", "clientIdFile": "/store/id",
             "tenantIdFile": "/store/tenant", "clientCertificateFile": "/store/pfx", "clientCertificatePasswordFile": "/store/p"}}},
+        {"name": "store", "credential": {"servicePrincipal":
+            {"clientId": "c", "clientSecretFile": "/store/secret", "endDateTimeFile": "/store/end"}}},
         {"name": "federated", "credential": {"workloadIdentity": {"tenantId": "t", "clientId": "c"}}},
         {"name": "elsewhere", "credential": {"workloadIdentity":
             {"tenantIdFile": "/store/t", "clientIdFile": "/store/c", "tokenFile": "/store/token"}}},
@@ -42,8 +45,18 @@ fn configuration(objects: &Objects) -> &Value {
 
 #[test]
 fn the_program_accepts_every_configuration() {
-    let forms =
-        ["password", "secret", "certificate", "files", "federated", "elsewhere", "machine", "user-assigned", "scoped"];
+    let forms = [
+        "password",
+        "secret",
+        "certificate",
+        "files",
+        "store",
+        "federated",
+        "elsewhere",
+        "machine",
+        "user-assigned",
+        "scoped",
+    ];
     let cases = [
         (render(&[]), vec![]),
         (render(&SHORT_FORM), vec!["default"]),
@@ -84,7 +97,7 @@ fn every_file_of_the_configuration_is_mounted_and_may_be_missing() {
             }
         }
     }
-    assert_eq!(found, 2 + 3 + 4 + (2 + 1 + 4 + 1 + 2), "each form has its files");
+    assert_eq!(found, 3 + 4 + 5 + (3 + 1 + 4 + 1 + 2), "each form has its files");
 }
 
 #[test]
@@ -95,10 +108,11 @@ fn each_form_reads_its_own_keys() {
     assert_eq!(
         credential(1)["servicePrincipal"],
         json!({
-            "delivery": "token", "clientId": "c", "tenantId": "contoso.example",
+            "delivery": "token", "clientId": "c", "tenantId": "contoso.example", "endDateTime": "2027-11-24T08:00:00Z",
             "clientSecretFile": file("secret", "clientSecret"),
         })
     );
+    assert_eq!(credential(0)["servicePrincipal"]["endDateTimeFile"], file("password", "endDateTime"));
     assert_eq!(
         credential(2)["servicePrincipal"],
         json!({
@@ -109,10 +123,10 @@ fn each_form_reads_its_own_keys() {
         })
     );
     assert_eq!(
-        credential(4)["workloadIdentity"],
+        credential(5)["workloadIdentity"],
         json!({"tenantId": "t", "clientId": "c", "tokenFile": file("federated", "token")})
     );
-    assert_eq!(credential(6), json!({"managedIdentity": {}}));
+    assert_eq!(credential(7), json!({"managedIdentity": {}}));
 }
 
 #[test]

@@ -91,6 +91,29 @@ pub(crate) const REFUSED: &[(&[&str], &str)] = &[
         "servicePrincipal.certificate needs servicePrincipal.existingSecret",
     ),
     (&["--set", "servicePrincipal.tenantId=a/b"], "'a/b' does not match pattern"),
+    (
+        &["--set", "servicePrincipal.existingSecret=a,servicePrincipal.endDateTime=soon"],
+        "'soon' does not match pattern",
+    ),
+    (
+        &[
+            "--set",
+            "servicePrincipal.existingSecret=a,servicePrincipal.delivery=token,servicePrincipal.certificate=true",
+            "--set",
+            "servicePrincipal.endDateTime=2027-11-24",
+        ],
+        "servicePrincipal: endDateTime is of a password; a certificate says by itself when it ends",
+    ),
+    (
+        &credential!(
+            r#"{"servicePrincipal": {"clientSecretFile": "/c", "clientId": "c", "endDateTime": "2027-11-24", "endDateTimeFile": "/e"}}"#
+        ),
+        "set either endDateTime or endDateTimeFile, not both",
+    ),
+    (
+        &credential!(r#"{"servicePrincipal": {"existingSecret": "c", "endDateTimeFile": "/e"}}"#),
+        "set either existingSecret or files, not both",
+    ),
     (&["--set", "servicePrincipal.delivery=mail"], "value must be one of 'password', 'token'"),
     (&["--set", "servicePrincipal.hosts={docker.io}"], "docker.io is no login server"),
     (

@@ -125,6 +125,27 @@ async fn what_fails_has_a_reason_and_a_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_secret_is_shown_and_one_that_is_past_is_warned_of() {
+    let fake = start().await;
+    let stating = |end: &str| configuration(&fake).replace("delivery: token", &format!("delivery: token, {end}"));
+    let (code, table, _) = check(&fake, &stating("endDateTime: '2126-11-24'"), &[]).await;
+    assert_eq!(code, Some(0), "{table}");
+    assert_eq!(rows(&table)[1], ["tokens", "-", "end date", "ok"]);
+    assert!(table.contains("at 2126-11-24T00:00:00Z\n"), "{table}");
+
+    // The secret still works, so that the stated end is the wrong one: nothing has failed.
+    let (code, table, _) = check(&fake, &stating("endDateTime: 2026-01-31T08:00:00Z"), &[]).await;
+    assert_eq!(code, Some(0), "{table}");
+    assert_eq!(rows(&table)[1], ["tokens", "-", "end date", "WARNING"]);
+    assert!(table.contains("has ended, at 2026-01-31T08:00:00Z: make a new one"), "{table}");
+
+    let (code, table, _) =
+        check(&fake, &stating(&format!("endDateTimeFile: '{}/secret'", fake.directory().display())), &[]).await;
+    assert_eq!(code, Some(0), "{table}");
+    assert!(table.contains("secret does not say when the secret ends: write a moment"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_is_not_there() {
     let fake = start().await;
     let image = format!("{}/team/app:v2", fake.login_server("contoso"));

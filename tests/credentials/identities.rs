@@ -30,6 +30,10 @@ async fn a_certificate_signs_in() {
         let credentials = world.credentials_of(&world.configuration_of(&hosts, &certificate_credential(file))).await;
         let credential = world.credential(&credentials).await.unwrap();
         assert!(world.fake.registry("contoso").accepts(&credential.username, credential.password.expose()), "{file}");
+        // notAfter of the fixture: Oct 31 08:19:32 2126 GMT.
+        let end = world.metric("service_principal_credential_expiry_timestamp_seconds{registry=\"contoso\"}");
+        assert_eq!(end, Some(4_949_108_372.0), "{file}");
+        world.metrics.registry_removed("contoso");
     }
     let sign_in = world.fake.entra().seen().pop().unwrap();
     assert_eq!(sign_in.field("client_secret"), None);

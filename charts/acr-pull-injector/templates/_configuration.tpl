@@ -12,8 +12,10 @@ Both forms of the values (servicePrincipal, registries) come out the same:
     "certificate" $short.certificate
     "certificatePassword" $short.certificatePassword
     "delivery" $short.delivery -}}
-{{- with $short.tenantId -}}
-{{- $_ := set $principal "tenantId" . -}}
+{{- range $key := list "tenantId" "endDateTime" -}}
+{{- with get $short $key -}}
+{{- $_ := set $principal $key . -}}
+{{- end -}}
 {{- end -}}
 {{- $given = list (dict "name" "default" "hosts" $short.hosts "credential" (dict "servicePrincipal" $principal)) -}}
 {{- end -}}
@@ -34,6 +36,9 @@ Both forms of the values (servicePrincipal, registries) come out the same:
 {{- $keys = list "clientId" (ternary "clientCertificate" "clientSecret" (default false $stated.certificate)) -}}
 {{- if $stated.certificatePassword -}}
 {{- $keys = append $keys "clientCertificatePassword" -}}
+{{- end -}}
+{{- if not $stated.certificate -}}
+{{- $keys = append $keys "endDateTime" -}}
 {{- end -}}
 {{- if eq (default "password" $stated.delivery) "token" -}}
 {{- $keys = append $keys "tenantId" -}}

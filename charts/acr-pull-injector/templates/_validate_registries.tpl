@@ -50,7 +50,8 @@
 {{- include "acr-pull-injector.validateCertificate" (list $entry $principal $certificate (or $principal.certificatePassword $principal.clientCertificatePasswordFile)) -}}
 {{- include "acr-pull-injector.validateOneOf" (list $entry $principal "clientId") -}}
 {{- include "acr-pull-injector.validateOneOf" (list $entry $principal "tenantId") -}}
-{{- if and $principal.existingSecret (or $principal.clientIdFile $principal.clientSecretFile $principal.clientCertificateFile $principal.clientCertificatePasswordFile $principal.tenantIdFile) -}}
+{{- include "acr-pull-injector.validateOneOf" (list $entry $principal "endDateTime") -}}
+{{- if and $principal.existingSecret (or $principal.clientIdFile $principal.clientSecretFile $principal.clientCertificateFile $principal.clientCertificatePasswordFile $principal.tenantIdFile $principal.endDateTimeFile) -}}
 {{- fail (printf "%s: set either existingSecret or files, not both." $entry) -}}
 {{- end -}}
 {{- if not $principal.existingSecret -}}
@@ -110,6 +111,9 @@
 {{- $principal := index . 1 -}}
 {{- if and (index . 2) (ne (default "password" $principal.delivery) "token") -}}
 {{- fail (printf "%s: a certificate cannot be the password in a pull secret; set delivery to token." $entry) -}}
+{{- end -}}
+{{- if and (index . 2) (or $principal.endDateTime $principal.endDateTimeFile) -}}
+{{- fail (printf "%s: endDateTime is of a password; a certificate says by itself when it ends." $entry) -}}
 {{- end -}}
 {{- if and (index . 3) (not (index . 2)) -}}
 {{- fail (printf "%s: there is a password for a certificate, but no certificate." $entry) -}}

@@ -1,4 +1,5 @@
-//! The table that `check` prints: a row per step, and below a row that failed its reason and remedy.
+//! The table that `check` prints: a row per step, and below it what there is to say: for one that failed, why, and what to
+//! do.
 
 use std::io::{self, Write};
 
@@ -17,6 +18,10 @@ struct Row {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Passed,
+    /// Passed, and this is worth knowing.
+    Noted(String),
+    /// Passed, but it will not for long. With reason and remedy.
+    Warned(String),
     /// With reason and remedy.
     Failed(String),
     /// With the reason.
@@ -33,7 +38,8 @@ impl Outcome {
 
     fn word(&self) -> &'static str {
         match self {
-            Self::Passed => "ok",
+            Self::Passed | Self::Noted(_) => "ok",
+            Self::Warned(_) => "WARNING",
             Self::Failed(_) => "FAILED",
             Self::Skipped(_) => "skipped",
         }
@@ -42,7 +48,7 @@ impl Outcome {
     fn reason(&self) -> Option<&str> {
         match self {
             Self::Passed => None,
-            Self::Failed(reason) | Self::Skipped(reason) => Some(reason),
+            Self::Noted(reason) | Self::Warned(reason) | Self::Failed(reason) | Self::Skipped(reason) => Some(reason),
         }
     }
 }

@@ -1,7 +1,10 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use super::*;
-use crate::domain::image::LoginServerRule;
+use crate::{
+    config::{CredentialFiles, StatedEnd, Value},
+    domain::image::LoginServerRule,
+};
 
 /// Lays files as the kubelet lays a Secret volume: a dated directory behind the symbolic link `..data`.
 fn publish(volume: &Path, version: &str, files: &[(&str, &str)]) {
@@ -73,6 +76,54 @@ async fn a_good_credential_outlives_a_bad_file() {
         assert!(!credentials.reread().await, "{bad:?} was taken for a change");
         assert_eq!(credential(&credentials).await.unwrap().password.expose(), "good");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_the_secret_is_told_where_it_is_stated_and_never_gets_in_the_way() {
+    const METRIC: &str = "service_principal_credential_expiry_timestamp_seconds{registry=\"contoso\"}";
+    let volume = tempfile::tempdir().unwrap();
+    let text = format!(
+        "registries: [{{name: contoso, credential: {{servicePrincipal: {{clientId: app, clientSecretFile: {0}/clientSecret, \
+         endDateTimeFile: {0}/endDateTime}}}}}}]",
+        volume.path().display()
+    );
+    let (configuration, metrics) = (Configuration::parse(&text).unwrap(), Arc::new(Metrics::new()));
+    publish(volume.path(), "0", &[("clientSecret", "password")]);
+    let credentials = Credentials::read(&configuration, metrics.clone(), Clock::system()).await;
+    let told = || {
+        let text = metrics.encode(0, None);
+        text.lines().find_map(|line| Some(line.split_once(METRIC)?.1.trim().to_owned()))
+    };
+    assert_eq!(told(), None, "nobody has stated it");
+    for (version, stated, expected) in [
+        ("1", "2027-11-24T08:00:00Z\n", Some("1827043200.0")),
+        ("2", "2027-11-24", Some("1827014400.0")),
+        ("3", "my-password", None),
+        ("4", "", None),
+        ("5", "2028-01-01", Some("1830297600.0")),
+    ] {
+        publish(volume.path(), version, &[("clientSecret", "password"), ("endDateTime", stated)]);
+        assert!(!credentials.reread().await, "the credential is still the same");
+        assert_eq!(told().as_deref(), expected, "{stated:?}");
+        assert_eq!(credential(&credentials).await.unwrap().password.expose(), "password");
+    }
+    credentials.configure(&Configuration::parse("").unwrap()).await;
+    assert_eq!(told(), None, "the registry is gone");
+}
+
+#[tokio::test]
+async fn what_stands_where_the_end_should_is_not_repeated() {
+    let volume = tempfile::tempdir().unwrap();
+    publish(volume.path(), "1", &[("endDateTime", "a-secret-under-the-wrong-key")]);
+    let file = volume.path().join("endDateTime");
+    let files = CredentialFiles {
+        username: Value::Literal("app".to_owned()),
+        password_file: volume.path().join("clientSecret"),
+        end: Some(StatedEnd::File(file.clone())),
+    };
+    let error = end(&CredentialConfiguration::Stored(files), None).await.unwrap_err().to_string();
+    let expected = format!("{} does not say when the secret ends: write a moment such as", file.display());
+    assert!(error.starts_with(&expected) && !error.contains("wrong-key"), "{error}");
 }
 
 #[tokio::test]
