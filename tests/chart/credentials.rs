@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     SHORT_FORM, everything,
-    render::{Objects, render},
+    render::{Objects, refuse, render},
     volume_mounted_at,
 };
 
@@ -78,6 +78,55 @@ fn the_defaults_of_the_chart_are_those_of_the_program() {
     let mut parsed = Configuration::parse(&configuration(&render(&[])).to_string()).unwrap();
     assert!(parsed.excluded_namespaces.remove("acr-pull-injector"));
     assert_eq!(parsed, Configuration::parse("").unwrap());
+}
+
+/// A host that the chart lets through and the program does not would keep new pods from starting.
+#[test]
+fn the_chart_and_the_program_agree_on_login_servers() {
+    let hash = format!("contoso-{}.azurecr.io", "a".repeat(55));
+    let long_hash = format!("contoso-{}.azurecr.io", "a".repeat(56));
+    let longest = format!("{}.azurecr.io", "a".repeat(50));
+    let too_long = format!("{}.azurecr.io", "a".repeat(51));
+    let good = [
+        "*.azurecr.io",
+        "*.azurecr.us",
+        "*.example.org",
+        "Contoso.azurecr.io",
+        "contoso.azurecr.cn:8443",
+        "contoso-a1b2.azurecr.io",
+        "contoso.eastus.geo.azurecr.io",
+        "contoso-a1b2.eastus.geo.azurecr.us",
+        "r.example.org",
+        "r-1.example.org:65535",
+        &hash,
+        &longest,
+    ];
+    let bad = [
+        "four.azurecr.io",
+        "con-toso-x.azurecr.io",
+        "contoso.data.azurecr.io",
+        "contoso.eastus.azurecr.io",
+        "privatelink.azurecr.io",
+        "PrivateLink.example.org",
+        "contoso.azurecr.io:65536",
+        "contoso.azurecr.io:0",
+        "a.b.example.org",
+        "example.org",
+        "azurecr.io",
+        &long_hash,
+        &too_long,
+    ];
+    let registries = |hosts: &[&str]| json!([{"name": "a", "hosts": hosts, "credential": {"managedIdentity": {}}}]);
+    let suffix = r#"azure.extraSuffixes=["example.org"]"#;
+    let objects = render(&["--set-json", &format!("registries={}", registries(&good)), "--set-json", suffix]);
+    Configuration::parse(&configuration(&objects).to_string()).unwrap();
+    for host in bad {
+        let registries = registries(&[host]);
+        let message = refuse(&["--set-json", &format!("registries={registries}"), "--set-json", suffix]);
+        assert!(message.contains(&format!("hosts: {host} is no login server")), "{host}: {message}");
+        let stated = json!({"registries": registries, "azure": {"extraSuffixes": ["example.org"]}});
+        assert!(Configuration::parse(&stated.to_string()).is_err(), "the program takes {host}");
+    }
 }
 
 #[test]

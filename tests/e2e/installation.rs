@@ -59,8 +59,8 @@ impl Installation {
         Ok(installation)
     }
 
-    /// Starts one more replica and sends it requests once it is ready.
-    pub async fn start_replica(&self, control_plane: &ControlPlane) -> Result<(), Error> {
+    /// Starts one more replica and sends it requests once it is ready. Gives its name.
+    pub async fn start_replica(&self, control_plane: &ControlPlane) -> Result<String, Error> {
         let address = control_plane.new_pod_address();
         let options = LocalPodOptions::new(&self.program, address);
         let pod = LocalPod::start(control_plane, RELEASE, RELEASE, options).await?;
@@ -69,8 +69,9 @@ impl Installation {
         }
         let webhook = SocketAddr::new(address, 8443);
         self.forwarder.add_backend(webhook);
+        let name = pod.name().to_owned();
         self.replicas().push(Replica { pod, webhook });
-        Ok(())
+        Ok(name)
     }
 
     /// Takes the oldest replica out of the installation; the forwarder still sends it requests.
@@ -84,6 +85,11 @@ impl Installation {
         let mut replicas = self.replicas();
         let index = replicas.iter().position(|replica| replica.pod.name() == name)?;
         Some(replicas.remove(index))
+    }
+
+    /// The names of the replicas.
+    pub fn names(&self) -> Vec<String> {
+        self.replicas().iter().map(|replica| replica.pod.name().to_owned()).collect()
     }
 
     /// Where the replicas show health and metrics.

@@ -22,6 +22,7 @@ mod life;
 mod load;
 mod permissions;
 mod registry;
+mod upgrade;
 mod upkeep;
 mod world;
 
@@ -130,6 +131,7 @@ fn alone() -> Vec<(&'static str, Case)> {
         registry::a_rotated_password_pulls_until_it_is_revoked,
         disruption::two_replicas_adding_registries_at_once_lose_none,
         disruption::a_rolling_restart_under_load_fails_no_call,
+        upgrade::an_upgrade_and_a_rollback_under_load_lose_no_pod,
         disruption::pods_are_admitted_while_the_webhook_is_dead,
         endpoint::many_large_reviews_at_once_are_bounded,
         disruption::a_second_signal_ends_a_replica_at_once,

@@ -25,10 +25,17 @@
 {{- range .Values.registries -}}
 {{- $hosts = concat $hosts (default (list) .hosts) -}}
 {{- end -}}
-{{- $suffixes := include "acr-pull-injector.suffixPattern" . -}}
+{{- /* The program's own rule (src/domain/image.rs): what it refuses would keep new pods from starting. */ -}}
+{{- $place := "(-[a-z0-9]+)?([.][a-z0-9]+[.]geo)?" -}}
+{{- $forms := list (printf "[*][.]%s" (include "acr-pull-injector.suffixPattern" .)) (printf "[a-z0-9]{5,50}%s[.]azurecr[.](io|cn|us)(:[0-9]+)?" $place) -}}
+{{- range .Values.azure.extraSuffixes -}}
+{{- $forms = append $forms (printf "[a-z0-9]{1,63}%s[.]%s(:[0-9]+)?" $place (replace "." "[.]" .)) -}}
+{{- end -}}
 {{- range $hosts -}}
-{{- if not (regexMatch (printf "(?i)^([*][.]%s|[^*]+[.]%s(:[0-9]+)?)$" $suffixes $suffixes) .) -}}
-{{- fail (printf "hosts: %s is no login server. Write a name such as contoso.azurecr.io, or *.azurecr.io for all; other domains belong in azure.extraSuffixes first." .) -}}
+{{- $port := splitList ":" . | rest | first | default "1" | int -}}
+{{- $known := regexMatch (printf "(?i)^(%s)$" (join "|" $forms)) . -}}
+{{- if or (not $known) (regexMatch "(?i)^(privatelink[.]|[^.]{64})" .) (lt $port 1) (gt $port 65535) -}}
+{{- fail (printf "hosts: %s is no login server. Write a name such as contoso.azurecr.io (5 to 50 letters and digits before the domain), or *.azurecr.io for all; other domains belong in azure.extraSuffixes first." .) -}}
 {{- end -}}
 {{- end -}}
 
