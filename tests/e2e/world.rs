@@ -41,6 +41,18 @@ pub struct World {
     numbers: AtomicU32,
 }
 
+/// Connects to webhook ports, trusting what the API server trusts. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls(tokio_rustls::TlsConnector);
+
+impl Tls {
+    pub async fn connect(&self, webhook: SocketAddr) -> Result<TlsStream<TcpStream>, Error> {
+        let connection = TcpStream::connect(webhook).await?;
+        connection.set_nodelay(true)?;
+        Ok(self.0.connect(format!("{RELEASE}.{RELEASE}.svc").try_into()?, connection).await?)
+    }
+}
+
 /// A pod as the API server has stored it, and what it said.
 #[derive(Debug)]
 pub struct Created {
@@ -123,12 +135,15 @@ impl World {
 
     /// A connection to one replica's webhook port, to send what no client would.
     pub async fn connect(&self, webhook: SocketAddr) -> Result<TlsStream<TcpStream>, Error> {
+        self.tls().await?.connect(webhook).await
+    }
+
+    /// Makes such connections.
+    pub async fn tls(&self) -> Result<Tls, Error> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(self.authorities().await?.into_iter().map(Into::into));
         let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let name = format!("{RELEASE}.{RELEASE}.svc").try_into()?;
-        let connection = TcpStream::connect(webhook).await?;
-        Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, connection).await?)
+        Ok(Tls(Arc::new(config).into()))
     }
 
     /// What the API server trusts when it calls the webhook.

@@ -13,6 +13,7 @@
     reason = "a test program may end at once and say why, and has no public interface"
 )]
 
+mod edge;
 #[path = "../e2e/installation.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod installation;
@@ -45,7 +46,12 @@ macro_rules! cases {
 
 /// In the order in which they run.
 fn cases() -> Vec<(&'static str, Case)> {
-    cases![replicas::a_killed_replica_costs_no_pod,]
+    cases![
+        replicas::a_killed_replica_costs_no_pod,
+        edge::ten_thousand_idle_connections_cost_no_pod,
+        edge::clients_that_never_read_cost_no_pod,
+        edge::no_descriptor_left_costs_no_pod,
+    ]
 }
 
 /// Values of the installation.
