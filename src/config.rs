@@ -96,7 +96,15 @@ impl Configuration {
         // Through a JSON value, since that is what lets an error name the field by its path.
         let value: serde_json::Value =
             serde_saphyr::from_str(text).map_err(|error| InvalidField(format!("not valid YAML: {error}")))?;
-        Self::from_file(deserialize(&value)?)
+        match value {
+            // Nothing but comments.
+            serde_json::Value::Null => Self::from_file(File::default()),
+            serde_json::Value::Object(_) => Self::from_file(deserialize(&value)?),
+            // What is derived for `File` would take a list of its fields in their order.
+            _ => Err(InvalidField(
+                "the file holds no fields: begin it with a field such as registries and a colon".to_owned(),
+            )),
+        }
     }
 
     /// The part that decides about pods. `own_namespace` is excluded whatever is configured.

@@ -254,3 +254,13 @@ fn every_mistake_in_azure_names_field_and_remedy() {
         assert!(!error.contains("secret@"), "{error}");
     }
 }
+
+#[test]
+fn a_file_of_comments_is_an_empty_one_and_a_list_is_none() {
+    let empty = Configuration::parse("").unwrap();
+    assert_eq!(Configuration::parse("# no registry yet\n---\n").unwrap(), empty);
+    for text in ["- registries", "[acr-pull-secret, [], {}, {}, {}, {}]", "registries", "5"] {
+        let error = Configuration::parse(text).unwrap_err().to_string();
+        assert!(error.contains("holds no fields"), "{text}\n  {error}");
+    }
+}

@@ -12,13 +12,14 @@ use std::{
 
 use acr_pull_injector::config::Configuration;
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "certs/README.md",
     "charts/acr-pull-injector/README.md",
+    "fuzz/README.md",
 ];
 
 #[test]

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, de::IgnoredAny};
 
+use self::wire::Fields;
 use super::pull_secret::PullSecretName;
 pub use response::{Response, Warning};
 
@@ -96,12 +97,12 @@ pub enum ReviewError {
 pub fn parse(body: &[u8]) -> Result<Review<'_>, ReviewError> {
     // Checking the encoding of the whole body first is faster than checking each string.
     let body = str::from_utf8(body).map_err(|error| ReviewError::NotUtf8 { offset: error.valid_up_to() })?;
-    match serde_json::from_str::<wire::Review<'_, wire::Pod<'_>>>(body) {
-        Ok(review) => assemble(review, |pod| Ok(pod.into())),
+    match serde_json::from_str::<PodReview<'_>>(body) {
+        Ok(Fields(review)) => assemble(review, |Fields(pod)| Ok(pod.into())),
         Err(error) if error.is_data() => {
             // The object may be of another kind, whose fields have other types. Only for a pod is that an error.
-            let review = decode::<wire::Review<'_, IgnoredAny>>(body)?;
-            assemble(review, |_| Err(field_error::<wire::Review<'_, wire::Pod<'_>>>(body, &error)))
+            let Fields(review) = decode::<Fields<wire::Review<'_, IgnoredAny>>>(body)?;
+            assemble(review, |_| Err(field_error::<PodReview<'_>>(body, &error)))
         }
         Err(error) => Err(not_json(&error)),
     }
@@ -109,8 +110,10 @@ pub fn parse(body: &[u8]) -> Result<Review<'_>, ReviewError> {
 
 /// Decodes a pod, or the template of one, that stands alone.
 pub fn parse_pod(object: &str) -> Result<Pod<'_>, ReviewError> {
-    decode::<wire::Pod<'_>>(object).map(Pod::from)
+    decode::<Fields<wire::Pod<'_>>>(object).map(|Fields(pod)| pod.into())
 }
+
+type PodReview<'a> = Fields<wire::Review<'a, Fields<wire::Pod<'a>>>>;
 
 fn assemble<'a, Object>(
     review: wire::Review<'a, Object>,
@@ -121,9 +124,9 @@ fn assemble<'a, Object>(
     if review.kind.is_none_or(|kind| kind.as_str() != "AdmissionReview") {
         return Err(ReviewError::NotAnAdmissionReview);
     }
-    let request = review.request.ok_or(ReviewError::Missing("request"))?;
+    let Fields(request) = review.request.ok_or(ReviewError::Missing("request"))?;
     let uid = request.uid.filter(|uid| !uid.as_str().is_empty()).ok_or(ReviewError::Missing("request.uid"))?;
-    let kind = request.kind.ok_or(ReviewError::Missing("request.kind"))?;
+    let Fields(kind) = request.kind.ok_or(ReviewError::Missing("request.kind"))?;
     let operation = request.operation.ok_or(ReviewError::Missing("request.operation"))?;
     let subject = if version != "v1" {
         Subject::Other(OtherSubject::ApiVersion)

@@ -36,8 +36,10 @@ pub fn upkeep(stored: &StoredPullSecret, namespace: &Namespace, settings: &Setti
     if held(stored, namespace, settings).len() < stored.hosts.len() {
         return Some(Upkeep::Withdraw);
     }
+    // The two times are annotations, which somebody may have changed: what has expired is due whatever the other says.
     let due = stored.lifetime.is_some_and(|lifetime| {
-        now >= lifetime.renew_at + spread(&namespace.name, lifetime.expires_at.duration_since(lifetime.renew_at))
+        now >= lifetime.expires_at
+            || now >= lifetime.renew_at + spread(&namespace.name, lifetime.expires_at.duration_since(lifetime.renew_at))
     });
     due.then_some(Upkeep::Renew)
 }
@@ -169,6 +171,15 @@ mod tests {
         assert_eq!(count("09:59:59"), 0);
         assert!((150..350).contains(&count("10:09:00")), "{} of 500 after half of the spread", count("10:09:00"));
         assert_eq!(count("10:18:00"), 500, "all are due after a fifth of the hour and a half that is left");
+    }
+
+    #[test]
+    fn what_has_expired_is_renewed_whatever_else_its_annotations_say() {
+        let lifetime = Lifetime { renew_at: Timestamp::MAX, expires_at: at("11:30:00") };
+        let stored = StoredPullSecret { lifetime: Some(lifetime), ..stored(&["contoso.azurecr.io"]) };
+        let needed = |time: &str| upkeep(&stored, &namespace("team-a", &[]), &settings(), at(time));
+        assert_eq!(needed("11:29:59"), None);
+        assert_eq!(needed("11:30:00"), Some(Upkeep::Renew));
     }
 
     #[test]

@@ -224,7 +224,7 @@ fn a_malformed_review_is_refused_with_a_reason() {
         ("more behind it", [MINIMAL.as_bytes(), b"x"].concat(), ReviewError::NotJson { line: 2, column: 1 }),
         ("not text", [b"{", &b"\xff"[..]].concat(), ReviewError::NotUtf8 { offset: 1 }),
         ("null", b"null".to_vec(), ReviewError::NotAnAdmissionReview),
-        ("list", b"[1]".to_vec(), field("[0]")),
+        ("list", b"[1]".to_vec(), ReviewError::NotAnAdmissionReview),
         ("string", b"\"hello\"".to_vec(), ReviewError::NotAnAdmissionReview),
         ("empty object", b"{}".to_vec(), ReviewError::NotAnAdmissionReview),
         ("pod", br#"{"apiVersion":"v1","kind":"Pod"}"#.to_vec(), ReviewError::NotAnAdmissionReview),
@@ -248,6 +248,17 @@ fn a_malformed_review_is_refused_with_a_reason() {
             "image a number",
             minimal_with(&[("/request/object/spec/containers/0/image", json!(1))]),
             field("request.object.spec.containers[0].image"),
+        ),
+        // The fields of what an object should be, in the order in which the decoder knows them.
+        (
+            "spec a list",
+            minimal_with(&[("/request/object/spec", json!([[{"image": "a"}], null, null, null, null]))]),
+            field("request.object.spec"),
+        ),
+        (
+            "container a list",
+            minimal_with(&[("/request/object/spec/containers", json!([["a"]]))]),
+            field("request.object.spec.containers[0]"),
         ),
         (
             "labels a list",

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use super::{MIRROR_ANNOTATION, MOST_PULL_SECRETS, OPT_OUT_LABEL, OPT_OUT_VALUE, PullSecretReference};
@@ -18,7 +18,7 @@ pub(super) struct Review<'a, Object> {
     #[serde(borrow)]
     pub(super) kind: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(super) request: Option<Request<'a, Object>>,
+    pub(super) request: Option<Fields<Request<'a, Object>>>,
 }
 
 #[derive(Deserialize)]
@@ -27,7 +27,7 @@ pub(super) struct Request<'a, Object> {
     #[serde(borrow)]
     pub(super) uid: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(super) kind: Option<GroupVersionKind<'a>>,
+    pub(super) kind: Option<Fields<GroupVersionKind<'a>>>,
     #[serde(borrow)]
     pub(super) sub_resource: Option<Text<'a>>,
     #[serde(borrow)]
@@ -58,9 +58,9 @@ impl GroupVersionKind<'_> {
 #[derive(Deserialize)]
 pub(super) struct Pod<'a> {
     #[serde(borrow)]
-    metadata: Option<Metadata<'a>>,
+    metadata: Option<Fields<Metadata<'a>>>,
     #[serde(borrow)]
-    spec: Option<Spec<'a>>,
+    spec: Option<Fields<Spec<'a>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,13 +80,13 @@ struct Metadata<'a> {
 #[serde(rename_all = "camelCase")]
 struct Spec<'a> {
     #[serde(borrow)]
-    containers: Option<Vec<Container<'a>>>,
+    containers: Option<Vec<Fields<Container<'a>>>>,
     #[serde(borrow)]
-    init_containers: Option<Vec<Container<'a>>>,
+    init_containers: Option<Vec<Fields<Container<'a>>>>,
     #[serde(borrow)]
-    ephemeral_containers: Option<Vec<Container<'a>>>,
+    ephemeral_containers: Option<Vec<Fields<Container<'a>>>>,
     #[serde(borrow)]
-    volumes: Option<Vec<Volume<'a>>>,
+    volumes: Option<Vec<Fields<Volume<'a>>>>,
     image_pull_secrets: Option<PullSecrets>,
 }
 
@@ -99,7 +99,7 @@ struct Container<'a> {
 #[derive(Deserialize)]
 struct Volume<'a> {
     #[serde(borrow)]
-    image: Option<ImageVolume<'a>>,
+    image: Option<Fields<ImageVolume<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -110,11 +110,11 @@ struct ImageVolume<'a> {
 
 impl<'a> From<Pod<'a>> for super::Pod<'a> {
     fn from(pod: Pod<'a>) -> Self {
-        let metadata = pod.metadata.unwrap_or_default();
-        let spec = pod.spec.unwrap_or_default();
+        let metadata = pod.metadata.unwrap_or_default().0;
+        let spec = pod.spec.unwrap_or_default().0;
         let containers = [spec.containers, spec.init_containers, spec.ephemeral_containers];
-        let of_containers = containers.into_iter().flatten().flatten().filter_map(|container| container.image);
-        let of_volumes = spec.volumes.into_iter().flatten().filter_map(|volume| volume.image?.reference);
+        let of_containers = containers.into_iter().flatten().flatten().filter_map(|container| container.0.image);
+        let of_volumes = spec.volumes.into_iter().flatten().filter_map(|volume| volume.0.image?.0.reference);
         Self {
             name: metadata.name.map(Cow::from).unwrap_or_default(),
             generate_name: metadata.generate_name.map(Cow::from).unwrap_or_default(),
@@ -126,6 +126,31 @@ impl<'a> From<Pod<'a>> for super::Pod<'a> {
                 .is_some_and(|value| value.as_str() == OPT_OUT_VALUE),
             mirror: metadata.annotations.is_some_and(|annotations| annotations.value.is_some()),
         }
+    }
+}
+
+/// A JSON object with the fields of `T`. A derived struct also takes a list of its fields in their order, which is no
+/// Kubernetes object: a patch for it would not apply.
+#[derive(Default)]
+pub(super) struct Fields<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct FieldsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldsVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields))
     }
 }
 
