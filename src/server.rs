@@ -4,7 +4,8 @@
 //! server keeps them (90 s), since a connection that is closed under a request is a failed call that nobody repeats.
 
 mod body_memory;
-mod connections;
+mod connection_limit;
+mod counted;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use self::{
     body_memory::{BodyMemory, within_memory},
-    connections::Connections,
+    connection_limit::ConnectionLimit,
 };
 use crate::{
     admission::{Admission, CredentialSource, NamespaceSource, PullSecretStore},
@@ -114,12 +115,12 @@ pub async fn serve_webhook(
     router: Router,
     handle: Handle<std::net::SocketAddr>,
 ) -> std::io::Result<()> {
-    let connections = Connections::at_most(WEBHOOK_CONNECTIONS, "webhook");
+    let connections = ConnectionLimit::at_most(WEBHOOK_CONNECTIONS, "webhook");
     let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls)).handshake_timeout(HANDSHAKE_TIMEOUT);
     let acceptor = acceptor.acceptor(connections.clone());
     let mut server = axum_server::from_tcp(listener)?
         .acceptor(acceptor)
-        .accept_error_handler(connections.make_room_on_failure())
+        .accept_error_handler(move |peer, error| make_room(&connections, peer, error))
         .http1_only()
         .handle(handle);
     server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
@@ -136,14 +137,21 @@ pub async fn serve_admin(
     router: Router,
     handle: Handle<std::net::SocketAddr>,
 ) -> std::io::Result<()> {
-    let connections = Connections::at_most(ADMIN_CONNECTIONS, "admin");
+    let connections = ConnectionLimit::at_most(ADMIN_CONNECTIONS, "admin");
     let mut server = axum_server::from_tcp(listener)?
         .acceptor(connections.clone())
-        .accept_error_handler(connections.make_room_on_failure())
+        .accept_error_handler(move |peer, error| make_room(&connections, peer, error))
         .http1_only()
         .handle(handle);
     server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
     server.serve(router.into_make_service()).await
+}
+
+/// Without a peer the connection could not even be accepted.
+fn make_room(connections: &ConnectionLimit, peer: Option<&std::net::SocketAddr>, error: &std::io::Error) {
+    if peer.is_none() {
+        connections.make_room(error);
+    }
 }
 
 async fn mutate<C, S, N>(State(admission): State<Arc<Admission<C, S, N>>>, request: axum::extract::Request) -> Response

@@ -1,3 +1,5 @@
+mod timeouts;
+
 use arc_swap::ArcSwap;
 use axum::{body::Body, http::Request};
 use tower::ServiceExt;
