@@ -65,7 +65,7 @@ impl Metrics {
         );
         let pull_secrets = Gauge::default();
         registry.register("pull_secrets", "Pull secrets of ours that stand in the cluster", pull_secrets.clone());
-        let configuration_reloads = Family::default();
+        let configuration_reloads = with_outcomes(&["accepted", "refused"]);
         registry.register(
             "configuration_reloads",
             "Changed configuration files, by whether they were taken over or refused",
@@ -97,13 +97,13 @@ impl Metrics {
             "Pods that wait for an image and were created without the pull secret; 0 where another replica leads",
             stuck_pods.clone(),
         );
-        let evictions = Family::default();
+        let evictions = with_outcomes(&["evicted", "held", "gone", "failed"]);
         registry.register(
             "evictions",
             "Stuck pods that were evicted or should have been, by outcome",
             evictions.clone(),
         );
-        let events = Family::default();
+        let events = with_outcomes(&["recorded", "dropped", "failed"]);
         registry.register("events", "Kubernetes Events, by whether they were recorded", events.clone());
         let tasks = Gauge::default();
         registry.register(
@@ -231,6 +231,16 @@ impl Default for Metrics {
     }
 }
 
+/// Counters that stand at zero from the start, for what happens rarely: one that begins at one does not seem to grow, so that
+/// Prometheus' `increase` misses the first time.
+fn with_outcomes(outcomes: &[&'static str]) -> Family<Outcome, Counter> {
+    let family = Family::default();
+    for outcome in outcomes {
+        drop(family.get_or_create(&Outcome { outcome }));
+    }
+    family
+}
+
 /// From 50 µs, since an answer from memory takes less than one bucket of the API server's own histogram.
 const ADMISSION_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5];
@@ -311,6 +321,18 @@ struct Refresh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happens_rarely_stands_at_zero_before_it_does() {
+        let text = Metrics::new().encode(0, None);
+        for line in [
+            "acr_pull_injector_configuration_reloads_total{outcome=\"refused\"} 0",
+            "acr_pull_injector_evictions_total{outcome=\"evicted\"} 0",
+            "acr_pull_injector_events_total{outcome=\"recorded\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
 
     #[test]
     fn counters_carry_the_names_that_dashboards_use() {

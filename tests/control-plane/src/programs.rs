@@ -66,6 +66,12 @@ pub enum ProgramError {
         /// What Go says about itself.
         found: String,
     },
+    /// Prometheus is not installed.
+    #[error(
+        "there is no `prometheus` on PATH or in the cache: install it (apt-get install prometheus), or run \
+         .ci/prometheus, which unpacks that package into the cache without installing it"
+    )]
+    PrometheusMissing,
     /// A go command failed.
     #[error("`{command}` failed:\n{output}")]
     Go {
