@@ -1,5 +1,5 @@
-//! Clients that take their time. The clock is tokio's own: it runs ahead when everybody waits, so what passes here is what
-//! is configured, and costs no time.
+//! Clients that take their time. From the moment at which they do, the clock is tokio's own: it runs ahead when everybody
+//! waits, so that no test waits and each measures exactly what is configured.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -53,15 +53,14 @@ impl Port {
     }
 }
 
-/// Sends `first`, then `drip` every second, until the other side ends it. Gives what it answered and how long that took.
-async fn until_ended(connection: impl AsyncRead + AsyncWrite, first: &[u8], drip: &[u8]) -> (String, Duration) {
+/// Sends `drip` every second until the other side ends it. Gives what it answered and how long that took.
+async fn until_ended(connection: impl AsyncRead + AsyncWrite, drip: &[u8]) -> (String, Duration) {
+    tokio::time::pause();
     let started = Instant::now();
     let (mut reader, mut writer) = tokio::io::split(connection);
     let send = async {
-        let mut next = first;
-        while writer.write_all(next).await.is_ok() && writer.flush().await.is_ok() {
+        while writer.write_all(drip).await.is_ok() && writer.flush().await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            next = drip;
         }
         std::future::pending::<()>().await;
     };
@@ -77,7 +76,18 @@ async fn until_ended(connection: impl AsyncRead + AsyncWrite, first: &[u8], drip
         () = send => {}
         ended = tokio::time::timeout(Duration::from_secs(3600), read) => ended.expect("it is never ended"),
     }
-    (String::from_utf8_lossy(&answer).into_owned(), started.elapsed())
+    let took = started.elapsed();
+    tokio::time::resume();
+    (String::from_utf8_lossy(&answer).into_owned(), took)
+}
+
+/// Reads up to the end of a head.
+async fn head(connection: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
 }
 
 /// To the second.
@@ -86,7 +96,7 @@ fn assert_took(took: Duration, expected: Duration, what: &str) {
     assert!(off <= Duration::from_secs(1), "{what}: ended after {took:?}, not {expected:?}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_handshake_that_does_not_end_is_ended() {
     let port = Port::open();
     // A record of 512 bytes is announced, with a ClientHello.
@@ -94,21 +104,52 @@ async fn a_handshake_that_does_not_end_is_ended() {
     for (first, drip, what) in
         [(&[][..], &[][..], "nothing"), (&beginning[..], &[][..], "a beginning"), (&beginning[..], &[0][..], "bytes")]
     {
-        let connection = TcpStream::connect(port.address).await.unwrap();
-        let (_, took) = until_ended(connection, first, drip).await;
+        let mut connection = TcpStream::connect(port.address).await.unwrap();
+        connection.write_all(first).await.unwrap();
+        let (_, took) = until_ended(connection, drip).await;
         assert_took(took, HANDSHAKE_TIMEOUT, what);
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_head_that_does_not_end_is_ended() {
     let port = Port::open();
-    let head = b"POST /mutate HTTP/1.1\r\nhost: webhook\r\n";
-    for (first, drip, what) in
-        [(&[][..], &[][..], "nothing"), (&head[..], &[][..], "a beginning"), (&head[..], b"x", "bytes")]
-    {
-        let (answer, took) = until_ended(port.connect().await, first, drip).await;
+    let head = "POST /mutate HTTP/1.1\r\nhost: webhook\r\n";
+    for (first, drip, what) in [("", "", "nothing"), (head, "", "a beginning"), (head, "x", "bytes")] {
+        let mut connection = port.connect().await;
+        connection.write_all(first.as_bytes()).await.unwrap();
+        let (answer, took) = until_ended(connection, drip.as_bytes()).await;
         assert_took(took, HEADER_TIMEOUT, what);
-        assert_eq!(answer, "");
+        assert_eq!(answer, "", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_used_is_kept_for_longer_than_the_api_server_keeps_it() {
+    let mut connection = Port::open().connect().await;
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: webhook\r\n\r\n").await.unwrap();
+    assert!(head(&mut connection).await.starts_with("HTTP/1.1 404 "));
+    let (_, took) = until_ended(connection, b"").await;
+    assert_took(took, HEADER_TIMEOUT, "silence after an answer");
+    assert!(took > Duration::from_secs(91), "the API server may be sending when it is closed");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_is_refused() {
+    let port = Port::open();
+    for (length, drip, what) in [
+        ("content-length: 1000", "", "nothing"),
+        ("content-length: 1000", " ", "bytes"),
+        ("transfer-encoding: chunked", "", "no chunk"),
+        ("transfer-encoding: chunked", "1\r\n \r\n", "chunks"),
+    ] {
+        let mut connection = port.connect().await;
+        let request = format!("POST /mutate HTTP/1.1\r\nhost: webhook\r\nexpect: 100-continue\r\n{length}\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        // It waits for the body from here on.
+        assert_eq!(head(&mut connection).await, "HTTP/1.1 100 Continue\r\n\r\n");
+        let (answer, took) = until_ended(connection, drip.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{what}: {answer:?}");
+        assert_took(took, BODY_TIMEOUT, what);
     }
 }
