@@ -10,6 +10,7 @@ mod documented;
 mod effects;
 mod fallback;
 mod installed;
+mod kubernetes;
 mod releases;
 mod render;
 mod rights;

@@ -56,7 +56,9 @@ fn manifests(release: &str, namespace: &str, arguments: &[&str]) -> Vec<Value> {
     let output = template(release, namespace, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     let documents: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
-    documents.into_iter().filter(|document| !document.is_null()).collect()
+    let documents: Vec<_> = documents.into_iter().filter(|document| !document.is_null()).collect();
+    crate::kubernetes::assert_known(&documents);
+    documents
 }
 
 fn flags(arguments: &[Value]) -> Value {
