@@ -81,6 +81,8 @@ pub enum AzureErrorKind {
     NoManagedIdentity,
     /// The registry does not let the identity in.
     RegistryRefused,
+    /// The registry finds the token of Entra itself invalid: that it is for another audience is the most likely.
+    TokenInvalid,
     /// A firewall rule or the lack of public access keeps this address out.
     Firewall,
     /// There is no registry of this name that exchanges tokens.
@@ -198,6 +200,7 @@ impl AzureError {
             | AzureErrorKind::EntraRefused { .. }
             | AzureErrorKind::NoManagedIdentity => "identity_refused",
             AzureErrorKind::RegistryRefused
+            | AzureErrorKind::TokenInvalid
             | AzureErrorKind::ImageUnknown
             | AzureErrorKind::ForeignRealm { .. }
             | AzureErrorKind::NotARegistry => "registry_refused",

@@ -112,6 +112,10 @@ impl RegistryExchange {
     }
 }
 
+/// What a registry says of a token for an audience that it does not take, such as that of Azure Resource Manager where the
+/// registry has `azureADAuthenticationAsArmPolicy` disabled.
+const TOKEN_INVALID: &[u8] = b"token validation failed";
+
 /// What a registry means by a status other than success.
 pub(super) fn refusal(answer: &Answer) -> AzureErrorKind {
     match answer.status {
@@ -121,6 +125,9 @@ pub(super) fn refusal(answer: &Answer) -> AzureErrorKind {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => AzureErrorKind::Proxy,
         _ if answer.is_html() => AzureErrorKind::NotTheService { html: true },
         StatusCode::FORBIDDEN => AzureErrorKind::Firewall,
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED if answer.says(TOKEN_INVALID) => {
+            AzureErrorKind::TokenInvalid
+        }
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => AzureErrorKind::RegistryRefused,
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => AzureErrorKind::NotARegistry,
         _ => AzureErrorKind::NotTheService { html: false },

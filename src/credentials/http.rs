@@ -206,6 +206,11 @@ impl Answer {
         Ok(Self { status: response.status(), headers: response.headers().clone(), body })
     }
 
+    /// Whether the body holds this text.
+    pub(super) fn says(&self, text: &[u8]) -> bool {
+        self.body.windows(text.len()).any(|window| window.eq_ignore_ascii_case(text))
+    }
+
     /// An error of this kind, with what the answer tells of itself.
     #[must_use]
     pub fn error(&self, kind: AzureErrorKind, party: &Party) -> AzureError {

@@ -217,7 +217,7 @@ impl TokenCache {
         match exchanged {
             Ok(token) => Ok(Fetched { lifetime: token.lifetime, value: token }),
             Err(error) => {
-                if error.kind == AzureErrorKind::RegistryRefused {
+                if matches!(error.kind, AzureErrorKind::RegistryRefused | AzureErrorKind::TokenInvalid) {
                     // A role that was given meanwhile may show in a new token only.
                     entry.entra.forget();
                 }

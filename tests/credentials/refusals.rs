@@ -270,7 +270,9 @@ async fn unusual_answers() {
     let denied = r#"{"errors":[{"code":"DENIED","message":"client with IP '192.0.2.1' is not allowed access."}]}"#;
     for (status, body, expected) in [
         (403, denied, "networking settings"),
-        (400, r#"{"errors":[{"code":"UNAUTHORIZED","message":"token validation failed"}]}"#, "AcrPull"),
+        (400, r#"{"errors":[{"code":"UNAUTHORIZED","message":"token validation failed"}]}"#, "azure.scope must be one"),
+        (401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"token validation failed"}]}"#, "have the role AcrPull"),
+        (401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#, "refused the credential"),
         (401, "", "AcrPull"),
         (408, "", "has a fault"),
         (503, "<html></html>", "has a fault"),

@@ -119,6 +119,12 @@ fn registry(error: &AzureError, login_server: &str, formatter: &mut fmt::Formatt
              Repository Reader when the registry uses ABAC repository permissions), and check that it is of the \
              registry's tenant and still valid; a new role takes some minutes"
         ),
+        AzureErrorKind::TokenInvalid => write!(
+            formatter,
+            "{login_server} finds the token of Entra invalid: azure.scope must be one that the registry takes, \
+             https://containerregistry.azure.net/.default in every cloud, and the identity must be of the registry's tenant and \
+             have the role AcrPull (Container Registry Repository Reader when the registry uses ABAC repository permissions)"
+        ),
         AzureErrorKind::Firewall => write!(
             formatter,
             "{login_server} refuses the address that this cluster comes from: allow it in the registry's networking \
