@@ -115,6 +115,19 @@ pub enum StoreError {
     Unavailable(String),
 }
 
+impl StoreError {
+    /// The error as the value of a metric label.
+    #[must_use]
+    pub fn as_label(&self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::NamespaceGone => "namespace_gone",
+            Self::Immutable(_) | Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// Where namespaces are known from.
 pub trait NamespaceSource: Send + Sync + 'static {
     /// The namespace, from memory alone.
@@ -204,6 +217,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
                 if !login_servers.iter().any(covers) {
                     return (response, "nothing_granted");
                 }
+                let hosts = join(login_servers.iter().map(LoginServer::as_str));
                 if !review.dry_run {
                     self.retries.push(&review.namespace, login_servers);
                 }
@@ -212,6 +226,9 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
                     Some(patch) => response.with_patch(patch),
                     None => response,
                 };
+                let response = response
+                    .with_audit_annotation("hosts", hosts)
+                    .with_audit_annotation(PULL_SECRET_STATE, "pending".to_owned());
                 let warning = warn(&format_args!("the pull secret comes later: {error}"));
                 return (response.with_warning(warning), "injected_before_pull_secret");
             }

@@ -12,6 +12,7 @@ mod reason;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -197,6 +198,12 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         for _ in 0..MAX_ATTEMPTS {
             let assembly = self.assemble(namespace, wanted, stored.as_ref()).await?;
             let secret = &assembly.secret;
+            let operation = match &stored {
+                Some(_) if secret.is_empty() => "delete",
+                Some(_) => "update",
+                None => "create",
+            };
+            let started = Instant::now();
             let written = match &stored {
                 // Nothing is granted any more, or nothing of it can be had just now.
                 Some(previous) if secret.is_empty() => match assembly.lacks() {
@@ -213,14 +220,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                 None if secret.is_empty() => return Ok(assembly),
                 None => self.store.create(&namespace.name, secret).await,
             };
-            self.metrics.pull_secret_written(reason.as_label(), outcome(&written));
+            self.report(namespace, secret, (operation, reason), &written, started);
             match written {
-                Ok(()) => {
-                    let hosts: Vec<_> = secret.hosts().map(LoginServer::as_str).collect();
-                    let done = if hosts.is_empty() { "pull secret removed" } else { "pull secret written" };
-                    tracing::info!(namespace = %namespace.name, reason = reason.as_label(), ?hosts, "{done}");
-                    return Ok(self.finish(namespace, assembly));
-                }
+                Ok(()) => return Ok(self.finish(namespace, assembly)),
                 Err(StoreError::Conflict) => {
                     stored = self.store.read(&namespace.name).await?.map(|read| read.stored);
                 }
@@ -228,6 +230,32 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             }
         }
         Err(StoreError::Conflict.into())
+    }
+
+    /// One line for each write. Of one that failed, whoever wanted it says more, and not every time: an API server that is
+    /// away would fill the log.
+    fn report(
+        &self,
+        namespace: &Namespace,
+        secret: &PullSecret,
+        (operation, reason): (&'static str, WriteReason),
+        written: &Result<(), StoreError>,
+        started: Instant,
+    ) {
+        let outcome = written.as_ref().map_or_else(StoreError::as_label, |()| "written");
+        self.metrics.pull_secret_written(reason.as_label(), outcome);
+        let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+        let (namespace, reason) = (namespace.name.as_str(), reason.as_label());
+        let name = &self.settings.load().pull_secret_name;
+        let hosts: Vec<_> = secret.hosts().map(LoginServer::as_str).collect();
+        match written {
+            Ok(()) => {
+                tracing::info!(namespace, %name, operation, reason, outcome, milliseconds, ?hosts, "pull secret written");
+            }
+            Err(error) => {
+                tracing::debug!(namespace, %name, operation, reason, outcome, milliseconds, ?hosts, %error, "pull secret not written");
+            }
+        }
     }
 
     /// Somebody changed what cannot be changed back: its type, or made it immutable. Only a new object helps.
@@ -251,16 +279,6 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
         }
         assembly
-    }
-}
-
-fn outcome(written: &Result<(), StoreError>) -> &'static str {
-    match written {
-        Ok(()) => "written",
-        Err(StoreError::Conflict) => "conflict",
-        Err(StoreError::NamespaceGone) => "namespace_gone",
-        Err(StoreError::Immutable(_) | StoreError::Refused(_)) => "refused",
-        Err(StoreError::Unavailable(_)) => "unavailable",
     }
 }
 

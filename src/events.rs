@@ -1,8 +1,8 @@
 //! What the owner of a namespace or of a pod can mend is said where they look: in a Kubernetes Event.
 //!
 //! Recording never waits: what does not fit the queue or the limits is dropped and counted. The same thing about the same
-//! object is said once in [`REPEAT_AFTER`], and all together [`PER_MINUTE`] at most, however many reviews come in. No text
-//! holds a secret.
+//! object is said once in [`REPEAT_AFTER`], and all together [`PER_MINUTE`] at most, however many reviews come in. Events about
+//! ourselves are few, and stand outside of that. No text holds a secret.
 
 mod limits;
 mod recorder;
@@ -80,6 +80,8 @@ struct Statement {
 
 /// Statements that wait for the API server.
 const QUEUE_LENGTH: usize = 128;
+/// Places of the queue that are kept for Events about ourselves.
+const KEPT_FOR_OURSELVES: usize = 8;
 
 impl Events {
     /// A handle, and what has to run for its Events to be recorded.
@@ -165,8 +167,12 @@ impl Events {
             Err(limits::Refused::SaidBefore) => return,
             Err(limits::Refused::TooMany) => return shared.metrics.event("dropped"),
         }
+        let note = note();
+        // An Event is gone after an hour, and its owner may not see it.
+        tracing::info!(reason = reason.as_str(), about = subject.name(), note, "Event");
+        let has_place = matches!(subject, Subject::Ourselves) || shared.queue.capacity() > KEPT_FOR_OURSELVES;
         // Nobody listens any more when the process ends.
-        if shared.queue.try_send(Statement { subject, reason, note: note() }).is_err() {
+        if !has_place || shared.queue.try_send(Statement { subject, reason, note }).is_err() {
             shared.metrics.event("dropped");
         }
     }
@@ -179,6 +185,15 @@ impl fmt::Debug for Events {
 }
 
 impl Subject {
+    /// As a person names it.
+    fn name(&self) -> String {
+        match self {
+            Self::Namespace(name) => format!("namespace {name}"),
+            Self::Pod(pod) => format!("pod {}/{}", pod.namespace, pod.name),
+            Self::Ourselves => "ourselves".to_owned(),
+        }
+    }
+
     /// What tells it from every other of its kind.
     fn key(&self) -> &str {
         match self {
@@ -273,9 +288,12 @@ mod tests {
             *time.lock().unwrap() += jiff::SignedDuration::from_mins(1);
             events.stuck(pod(&format!("pod-{number}")), &name());
         }
-        assert_eq!(recorder.statements().len(), QUEUE_LENGTH);
+        let taken = QUEUE_LENGTH - KEPT_FOR_OURSELVES;
+        assert_eq!(recorder.statements().len(), taken);
+        events.configuration_refused();
+        assert_eq!(recorder.statements().len(), taken + 1, "what is about ourselves has a place of its own");
         let text = metrics.encode(0, None);
-        let dropped = format!("acr_pull_injector_events_total{{outcome=\"dropped\"}} {}", QUEUE_LENGTH + 7);
+        let dropped = format!("acr_pull_injector_events_total{{outcome=\"dropped\"}} {}", QUEUE_LENGTH * 2 + 7 - taken);
         assert!(text.contains(&dropped), "{text}");
     }
 

@@ -16,7 +16,7 @@ use crate::{
         decision::{self, Decision, Settings},
         image::LoginServer,
     },
-    ensure::{Ensurer, MAX_LOGIN_SERVERS, WriteReason},
+    ensure::{EnsureError, Ensurer, MAX_LOGIN_SERVERS, WriteReason},
     under_way::UnderWay,
 };
 
@@ -34,6 +34,8 @@ struct Pending {
     login_servers: BTreeSet<LoginServer>,
     /// Attempts in a row that failed.
     failures: u32,
+    /// The kind of failure that was warned of.
+    told: Option<&'static str>,
     next: Next,
 }
 
@@ -74,7 +76,7 @@ impl RetryQueue {
                 tracing::warn!(namespace, "too many pull secrets are waiting, this one waits for its next pod");
                 return;
             }
-            let mut new = Pending { login_servers: BTreeSet::new(), failures: 0, next: Next::after(0) };
+            let mut new = Pending { login_servers: BTreeSet::new(), failures: 0, told: None, next: Next::after(0) };
             new.add(login_servers);
             pending.insert(namespace.to_owned(), new);
         }
@@ -108,7 +110,14 @@ impl RetryQueue {
             {
                 let (queue, ensurer, namespaces, settings) = (&self, &ensurer, &namespaces, &settings);
                 under_way.start(namespace.clone(), async move {
-                    let left = attempt(&namespace, &login_servers, ensurer, namespaces.as_ref(), settings).await;
+                    let done = attempt(&namespace, &login_servers, ensurer, namespaces.as_ref(), settings).await;
+                    let left = match done {
+                        Ok(()) => BTreeSet::new(),
+                        Err(failure) => {
+                            queue.tell(&namespace, &failure);
+                            failure.left
+                        }
+                    };
                     queue.end(&namespace, left);
                 });
             }
@@ -135,6 +144,20 @@ impl RetryQueue {
         Some((namespace.clone(), std::mem::take(&mut first.login_servers)))
     }
 
+    /// Warns once for each namespace and kind of failure; a registry that is away for a night says the same at every attempt.
+    fn tell(&self, namespace: &str, Failure { kind, reason, .. }: &Failure) {
+        let told = self.pending().get_mut(namespace).and_then(|known| known.told.replace(kind));
+        if told == Some(kind) {
+            tracing::debug!(namespace, reason, "the pull secret still could not be made right");
+        } else {
+            tracing::warn!(
+                namespace,
+                reason,
+                "the pull secret could not be made right, it is tried again if that may help"
+            );
+        }
+    }
+
     /// Ends an attempt. What is left to do is tried again later; without anything the namespace is forgotten, unless it was
     /// asked for since the attempt began.
     fn end(&self, namespace: &str, left: BTreeSet<LoginServer>) {
@@ -145,6 +168,7 @@ impl RetryQueue {
             known.add(left);
         } else if !known.login_servers.is_empty() {
             known.failures = 0;
+            known.told = None;
         } else {
             pending.remove(namespace);
             return;
@@ -188,35 +212,43 @@ impl Next {
     }
 }
 
-/// What is left to do.
+/// Why an attempt did not make all of it right.
+struct Failure {
+    /// By which it is told from another.
+    kind: &'static str,
+    /// In words.
+    reason: String,
+    /// What trying again later may help.
+    left: BTreeSet<LoginServer>,
+}
+
 async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
     name: &str,
     login_servers: &BTreeSet<LoginServer>,
     ensurer: &Ensurer<C, S>,
     namespaces: &N,
     settings: &ArcSwap<Settings>,
-) -> BTreeSet<LoginServer> {
+) -> Result<(), Failure> {
     let namespace = match namespaces.cached(name) {
         Some(namespace) => namespace,
         None => match namespaces.read(name).await {
             Ok(Some(namespace)) => Arc::new(namespace),
-            Ok(None) => return BTreeSet::new(),
+            Ok(None) => return Ok(()),
             Err(error) => {
-                tracing::warn!(namespace = name, %error, "the pull secret is tried again later");
-                return login_servers.clone();
+                let reason = format!("the namespace could not be read: {error}");
+                return Err(Failure { kind: error.as_label(), reason, left: login_servers.clone() });
             }
         },
     };
     let Decision::Inject(injection) = decision::decide(login_servers.clone(), &namespace, &settings.load()) else {
-        return BTreeSet::new();
+        return Ok(());
     };
-    match ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await {
-        Ok(()) => BTreeSet::new(),
-        Err(error) => {
-            tracing::warn!(namespace = name, %error, "the pull secret could not be made right");
-            error.left(injection.granted.keys())
+    ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await.map_err(|error| {
+        if let EnsureError::Foreign { .. } = &error {
+            ensurer.events.name_taken(name, &settings.load().pull_secret_name);
         }
-    }
+        Failure { kind: error.as_label(), reason: error.to_string(), left: error.left(injection.granted.keys()) }
+    })
 }
 
 /// Doubles from one second to five minutes, with half of it left to chance so that a burst does not come back as one.
@@ -231,7 +263,7 @@ fn delay_limit(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::StoreError, ensure::EnsureError};
+    use crate::{admission::StoreError, telemetry::tests::Logged};
 
     fn contoso() -> BTreeSet<LoginServer> {
         [crate::domain::image::LoginServerRule::default().parse("contoso.azurecr.io").unwrap()].into()
@@ -258,6 +290,41 @@ mod tests {
         for error in [EnsureError::Store(StoreError::NamespaceGone), foreign] {
             assert!(!error.may_pass(), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_goes_on_is_warned_of_once() {
+        let (logged, _guard) = Logged::here();
+        let queue = RetryQueue::new();
+        queue.push("team-a", contoso());
+        queue.push("team-b", contoso());
+        let fail = |namespace, kind, reason: &str| {
+            queue.tell(namespace, &Failure { kind, reason: reason.to_owned(), left: contoso() });
+            queue.end(namespace, contoso());
+        };
+        for correlation_id in 0..5 {
+            fail("team-a", "no_credential", &format!("Entra has a fault (correlation id {correlation_id})"));
+        }
+        fail("team-b", "no_credential", "Entra has a fault");
+        fail("team-a", "refused", "exceeded quota");
+        fail("team-a", "refused", "exceeded quota");
+        let warned = |logged: &Logged| -> Vec<_> {
+            let warnings = logged.lines().into_iter().filter(|line| line["level"] == "WARN");
+            warnings.map(|line| (line["namespace"].clone(), line["reason"].clone())).collect()
+        };
+        let expected = [
+            ("team-a", "Entra has a fault (correlation id 0)"),
+            ("team-b", "Entra has a fault"),
+            ("team-a", "exceeded quota"),
+        ];
+        assert_eq!(warned(&logged), expected.map(|(namespace, reason)| (namespace.into(), reason.into())));
+        assert_eq!(logged.lines().len(), 8, "the others are there for whoever looks closer");
+
+        // Once all was well, the same is news again.
+        queue.end("team-a", BTreeSet::new());
+        queue.push("team-a", contoso());
+        fail("team-a", "refused", "exceeded quota");
+        assert_eq!(warned(&logged).len(), 4);
     }
 
     #[tokio::test]

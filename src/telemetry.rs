@@ -1,6 +1,7 @@
 //! Logs. Text for a person at a terminal, JSON for everything that collects logs.
 //!
-//! What is logged of an admission: uid, namespace, name, outcome, milliseconds. Never a review and never a credential.
+//! An admission is one line at debug, with uid, namespace, name, operation, outcome and milliseconds; a write of a pull secret
+//! one at info. Never a review and never a credential.
 
 use std::io::IsTerminal;
 
@@ -47,3 +48,6 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, tracing_subscriber::filte
     // That module logs an answer that it cannot decode as it is, and it may be a Secret. The error itself is logged by us.
     Ok(EnvFilter::builder().parse(filter)?.add_directive("kube_client::client=off".parse()?))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::ensure::tests::world::{A, B, Case, Namespaces, lock};
+use crate::{
+    ensure::tests::world::{A, B, Case, Namespaces, lock},
+    telemetry::tests::Logged,
+};
 
 type InMemory = Admission<crate::ensure::tests::world::Azure, crate::ensure::tests::world::Memory, Namespaces>;
 
@@ -95,4 +98,58 @@ async fn pods_that_want_something_else_share_the_next_flight() {
         assert_eq!((*outcome == "injected", warnings.is_empty()), (!is_late, !is_late), "{number}: {warnings:?}");
     }
     assert_eq!((case.store.writes(), *lock(&case.azure.asked)), (1, 2));
+}
+
+/// The keys of a line, without those that every line has.
+fn keys(line: &serde_json::Value) -> BTreeSet<&str> {
+    let common = ["timestamp", "level", "message", "target"];
+    line.as_object().unwrap().keys().map(String::as_str).filter(|key| !common.contains(key)).collect()
+}
+
+#[tokio::test]
+async fn a_review_is_one_line_at_debug_and_a_write_one_at_info() {
+    let (logged, _guard) = Logged::here();
+    let case = Case::new();
+    let admission = admission(&case);
+    assert_eq!(answer(&admission, "team", &[A]).await.0, "injected");
+    assert_eq!(answer(&admission, "team", &[A]).await.0, "injected");
+    assert_eq!(answer(&admission, "team", &["docker.io"]).await.0, "no_registry_image");
+    let lines = logged.lines();
+    let of = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    let (answered, written) = (of("admission review answered"), of("pull secret written"));
+    assert_eq!((answered.len(), written.len(), lines.len()), (3, 1, 4), "{lines:?}");
+    for line in answered {
+        assert_eq!(line["level"], "DEBUG");
+        assert_eq!(keys(line), ["uid", "namespace", "name", "operation", "outcome", "milliseconds"].into());
+        assert_eq!(
+            (&line["uid"], &line["namespace"], &line["operation"]),
+            (&"1".into(), &"team".into(), &"CREATE".into())
+        );
+    }
+    let expected = ["namespace", "name", "operation", "reason", "outcome", "milliseconds", "hosts"];
+    assert_eq!((&written[0]["level"], keys(written[0])), (&"INFO".into(), expected.into()));
+    assert_eq!((&written[0]["name"], &written[0]["operation"]), (&"acr-pull-secret".into(), &"create".into()));
+    // Neither what the pod is made of nor the password, which begins with the host and the rule.
+    let text = format!("{lines:?}");
+    assert!(!text.contains("containers") && !text.contains(&format!("{A}/app")) && !text.contains(&format!("{A} all")));
+}
+
+#[tokio::test]
+async fn the_audit_log_learns_the_rule_the_hosts_and_whether_the_pull_secret_was_there() {
+    let case = Case::new();
+    let admission = admission(&case);
+    let annotations = async |review: String| {
+        let answer = admission.answer(review.as_bytes()).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        body["response"]["auditAnnotations"].clone()
+    };
+    let expected =
+        |hosts: &str, state: &str| serde_json::json!({"hosts": hosts, "registries": "all", "pull-secret": state});
+    let dry_run = review("team", &[A]).replace("\"operation\"", "\"dryRun\":true,\"operation\"");
+    assert_eq!(annotations(dry_run).await, expected(A, "not made: dry run"));
+    assert_eq!(annotations(review("team", &[A])).await, expected(A, "made"));
+    assert_eq!(annotations(review("team", &[A, "docker.io"])).await, expected(A, "present"));
+    case.azure.lose(B);
+    assert_eq!(annotations(review("team", &[B, A])).await, expected(&format!("{A},{B}"), "pending"));
+    assert_eq!(annotations(review("team", &["docker.io"])).await, serde_json::Value::Null);
 }

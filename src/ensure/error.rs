@@ -63,6 +63,21 @@ impl EnsureError {
         }
     }
 
+    /// The kind of failure, by which one that goes on is told from another one.
+    pub fn as_label(&self) -> &'static str {
+        match self {
+            Self::Foreign { .. } => "foreign",
+            Self::Store(error) => error.as_label(),
+            Self::Incomplete(Incomplete(missing)) => {
+                if missing.values().any(Missing::may_pass) {
+                    "no_credential"
+                } else {
+                    "too_many_login_servers"
+                }
+            }
+        }
+    }
+
     /// Those of the login servers that were wanted for which trying again later may help.
     pub fn left<'a>(&self, wanted: impl Iterator<Item = &'a LoginServer>) -> BTreeSet<LoginServer> {
         let may_pass = |login_server: &&LoginServer| match self {

@@ -9,7 +9,7 @@ use super::{Reason, Subject};
 /// How long the same is not said again about the same object. After it the recorder still remembers the Event (for six
 /// minutes) and counts it up instead of making another.
 pub const REPEAT_AFTER: SignedDuration = SignedDuration::from_secs(270);
-/// Events that are recorded in a minute at most.
+/// Events that are recorded in a minute at most. Those about ourselves come on top of that.
 pub const PER_MINUTE: usize = 60;
 
 /// What was said lately. Bounded by [`PER_MINUTE`], since only what was said is remembered.
@@ -38,6 +38,11 @@ impl Limits {
             self.minute = Some(now);
             self.in_minute = 0;
             self.said.retain(|_, said| now.duration_since(*said) < REPEAT_AFTER);
+        }
+        // What is wrong with ourselves must not be drowned by what is wrong elsewhere; it is little.
+        if matches!(subject, Subject::Ourselves) {
+            self.said.insert(key, now);
+            return Ok(());
         }
         if self.in_minute >= PER_MINUTE {
             return Err(Refused::TooMany);
@@ -83,6 +88,23 @@ mod tests {
             assert_eq!(admitted.count(), PER_MINUTE);
         }
         assert!(limits.said.len() <= 6 * PER_MINUTE, "{}", limits.said.len());
+    }
+
+    #[test]
+    fn events_about_ourselves_find_room_and_take_none() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.admit(Reason::ConfigurationRefused, &Subject::Ourselves, second(0)), Ok(()));
+        for number in 0..PER_MINUTE {
+            limits.admit(Reason::Stuck, &namespace(&number.to_string()), second(0)).unwrap();
+        }
+        let later = second(270);
+        for number in 0..PER_MINUTE {
+            limits.admit(Reason::NotGranted, &namespace(&number.to_string()), later).unwrap();
+        }
+        assert_eq!(limits.admit(Reason::NotGranted, &namespace("late"), later), Err(Refused::TooMany));
+        assert_eq!(limits.admit(Reason::ConfigurationRefused, &Subject::Ourselves, later), Ok(()));
+        let again = limits.admit(Reason::ConfigurationRefused, &Subject::Ourselves, later);
+        assert_eq!(again, Err(Refused::SaidBefore), "they are not repeated either");
     }
 
     #[test]
