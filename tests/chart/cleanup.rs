@@ -44,10 +44,12 @@ fn all_of_it_lives_only_as_long_as_the_job() {
 }
 
 #[tokio::test]
-async fn uninstalling_deletes_the_pull_secrets_and_nothing_else() {
+async fn uninstalling_deletes_the_pull_secrets_and_nothing_else_and_pods_can_be_created() {
     let control_plane = ControlPlane::builder().controller_manager(true).start().await.unwrap();
     let client = control_plane.client();
-    run(release(control_plane.helm().command(), "install").args(ON));
+    // No webhook runs, and with Fail that keeps pods from being created: what an uninstall must undo.
+    let fail = ["--set", "webhook.failurePolicy=Fail,servicePrincipal.existingSecret=sp"];
+    run(release(control_plane.helm().command(), "install").args(ON).args(fail));
     let managed = json!({"app.kubernetes.io/managed-by": "acr-pull-injector"});
     for (namespace, name, labels) in [
         ("team-a", "acr-pull-secret", &managed),
@@ -60,6 +62,9 @@ async fn uninstalling_deletes_the_pull_secrets_and_nothing_else() {
         let secret = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap();
         Api::<Secret>::namespaced(client.clone(), namespace).create(&PostParams::default(), &secret).await.unwrap();
     }
+
+    let refusal = create_pod(&client, "team-a").await.unwrap_err().to_string();
+    assert!(refusal.contains("failed calling webhook"), "{refusal}");
 
     let mut uninstalling = control_plane.helm().command();
     uninstalling.args(["uninstall", "acr-pull-injector", "--namespace", NAMESPACE]);
@@ -85,8 +90,17 @@ async fn uninstalling_deletes_the_pull_secrets_and_nothing_else() {
         .filter(|(namespace, _)| namespace.starts_with("team-"))
         .collect();
     assert_eq!(left, [("team-c", "acr-pull-secret"), ("team-d", "other")]);
-    let accounts: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
     assert!(accounts.get_opt(NAME).await.unwrap().is_none(), "the hook left its ServiceAccount");
+    create_pod(&client, "team-a").await.unwrap();
+}
+
+async fn create_pod(client: &Client, namespace: &str) -> Result<Pod, kube::Error> {
+    let account: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    eventually("the default ServiceAccount", async || account.get_opt("default").await.unwrap()).await;
+    let containers = json!([{"name": "app", "image": "contoso.azurecr.io/app:v1"}]);
+    let pod = serde_json::from_value(json!({"metadata": {"name": "app"}, "spec": {"containers": containers}})).unwrap();
+    Api::<Pod>::namespaced(client.clone(), namespace).create(&PostParams::default(), &pod).await
 }
 
 async fn finish_pod(client: &Client) {

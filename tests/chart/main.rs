@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod comments;
+mod conditions;
 mod credentials;
 mod documented;
 mod effects;
