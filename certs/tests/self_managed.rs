@@ -111,6 +111,10 @@ fn replicas_that_start_at_once_agree_on_one_authority() {
                 }
             })
             .await;
+            let authority_not_after = stored(&cluster.secret_data(&name).await).authorities[0].not_after();
+            for replica in &deployment.replicas {
+                assert_eq!(replica.serving.authority_not_after(), Some(authority_not_after));
+            }
             deployment.stop().await;
             let written = history.finish().await;
             let bundles: HashSet<_> = written.iter().map(|data| stored(data).bundle_pem()).collect();
