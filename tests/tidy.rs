@@ -262,7 +262,8 @@ fn uses<'a>(paths: &'a BTreeSet<String>, forbidden: &[impl AsRef<str>]) -> impl 
 /// The Rust files of the product in these files and folders; tests are left out.
 fn product_files<'a>(places: &'a [&'a str]) -> impl Iterator<Item = SourceFile> + 'a {
     let paths = places.iter().flat_map(|place| files(place));
-    paths.filter(|path| !path.ends_with("tests.rs")).map(|path| SourceFile::read(&path))
+    let is_test = |path: &str| path.ends_with("tests.rs") || path.contains("/tests/");
+    paths.filter(move |path| !is_test(path)).map(|path| SourceFile::read(&path))
 }
 
 /// The Rust files in a folder, or the file itself.
