@@ -30,6 +30,7 @@ mod latencies;
 mod machine;
 #[path = "../measuring/metrics.rs"]
 mod metrics;
+#[path = "../measuring/plot.rs"]
 mod plot;
 #[path = "../measuring/process.rs"]
 #[expect(dead_code, reason = "CPU time is measured by bench load")]
@@ -47,7 +48,7 @@ use audit::AuditLog;
 use clap::Parser;
 use control_plane::ControlPlane;
 use latencies::milliseconds;
-use plot::Line;
+use plot::{Line, Scale as AxisScale};
 use process::mebibytes;
 use product::{Error, Product};
 use stage::{Measured, Scale};
@@ -173,5 +174,5 @@ fn plot(stages: &[Measured]) -> String {
         line("start to ready (ms)", |stage| stage.start_to_ready.as_secs_f64() * 1000.0),
         line("new password everywhere (s)", |stage| stage.rewrite.as_secs_f64()),
     ];
-    plot::svg("Growth with the cluster", &lines)
+    plot::svg("Growth with the cluster", "namespaces with a pull secret", AxisScale::Logarithmic, &lines)
 }

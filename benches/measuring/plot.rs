@@ -1,4 +1,4 @@
-//! A small plot: several lines over the number of namespaces, both axes logarithmic.
+//! A small plot: several lines over one axis, the values on a logarithmic one, so that different units fit.
 
 use std::fmt::Write;
 
@@ -6,9 +6,20 @@ use std::fmt::Write;
 #[derive(Clone, Debug)]
 pub struct Line {
     pub name: &'static str,
-    /// Number of namespaces and value, both above zero.
+    /// Where along the axis, and the value, above zero.
     pub points: Vec<(f64, f64)>,
 }
+
+/// How the axis below divides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    Linear,
+    /// Its values are above zero.
+    Logarithmic,
+}
+
+/// Fewer points than these are marked one by one.
+const MARKED_POINTS: usize = 12;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
@@ -16,30 +27,30 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
-const COLOURS: [&str; 5] = ["#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#525252"];
+const COLOURS: [&str; 6] = ["#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#525252", "#b45309"];
 
-/// The plot as SVG.
-pub fn svg(title: &str, lines: &[Line]) -> String {
+/// The plot as SVG. `along` names what the lines go along, which `scale` divides.
+pub fn svg(title: &str, along: &str, scale: Scale, lines: &[Line]) -> String {
     let all = || lines.iter().flat_map(|line| line.points.iter());
-    let across = Axis::over(all().map(|point| point.0), LEFT, WIDTH - RIGHT);
-    let up = Axis::over(all().map(|point| point.1), HEIGHT - BOTTOM, TOP);
+    let across = Axis::over(scale, all().map(|point| point.0), LEFT, WIDTH - RIGHT);
+    let up = Axis::over(Scale::Logarithmic, all().map(|point| point.1), HEIGHT - BOTTOM, TOP);
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">
 <rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>
 <text x="{LEFT}" y="22" font-size="14" fill="#111111">{title}</text>
 "##
     );
-    for value in across.decades() {
+    for value in across.marks() {
         let x = across.at(value);
         let (top, bottom, label) = (TOP, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 18.0);
         grid(&mut svg, [x, top, x, bottom], (x, label), "middle", &number(value));
     }
-    for value in up.decades() {
+    for value in up.marks() {
         let y = up.at(value);
         grid(&mut svg, [LEFT, y, WIDTH - RIGHT, y], (LEFT - 8.0, y + 4.0), "end", &number(value));
     }
     let (middle, bottom) = (f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 12.0);
-    label(&mut svg, (middle, bottom), "middle", "#111111", "namespaces with a pull secret");
+    label(&mut svg, (middle, bottom), "middle", "#111111", along);
     for (number, (line, colour)) in lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let points: Vec<(f64, f64)> = line.points.iter().map(|point| (across.at(point.0), up.at(point.1))).collect();
         let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
@@ -47,7 +58,7 @@ pub fn svg(title: &str, lines: &[Line]) -> String {
             &mut svg,
             format_args!(r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/>"#, path.join(" ")),
         );
-        for (x, y) in points {
+        for (x, y) in points.iter().filter(|_| points.len() < MARKED_POINTS) {
             push(&mut svg, format_args!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{colour}"/>"#));
         }
         let (x, y) = (WIDTH - RIGHT + 16.0, TOP + 14.0 + 22.0 * number as f64);
@@ -58,8 +69,10 @@ pub fn svg(title: &str, lines: &[Line]) -> String {
     svg
 }
 
-/// A logarithmic axis over whole decades.
+/// An axis: from zero, or over whole decades.
 struct Axis {
+    scale: Scale,
+    /// Of the values, or of their exponents.
     first: f64,
     last: f64,
     from: f64,
@@ -67,20 +80,39 @@ struct Axis {
 }
 
 impl Axis {
-    fn over(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
+    fn over(scale: Scale, values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let (lowest, highest) = values
             .fold((f64::MAX, f64::MIN_POSITIVE), |(lowest, highest), value| (lowest.min(value), highest.max(value)));
-        let first = lowest.min(highest).log10().floor();
-        Self { first, last: highest.log10().ceil().max(first + 1.0), from, to }
+        let (first, last) = match scale {
+            Scale::Linear => (0.0, highest),
+            Scale::Logarithmic => {
+                let first = lowest.min(highest).log10().floor();
+                (first, highest.log10().ceil().max(first + 1.0))
+            }
+        };
+        Self { scale, first, last, from, to }
     }
 
     fn at(&self, value: f64) -> f64 {
-        self.from + (value.log10() - self.first) / (self.last - self.first) * (self.to - self.from)
+        let value = if self.scale == Scale::Linear { value } else { value.log10() };
+        self.from + (value - self.first) / (self.last - self.first) * (self.to - self.from)
     }
 
-    fn decades(&self) -> impl Iterator<Item = f64> {
-        let (first, last) = (self.first as i32, self.last as i32);
-        (first..=last).map(|exponent| 10f64.powi(exponent))
+    /// Where lines and numbers stand.
+    fn marks(&self) -> Vec<f64> {
+        match self.scale {
+            Scale::Linear => {
+                let rough = self.last / 5.0;
+                let decade = 10f64.powf(rough.log10().floor());
+                let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * decade).into_iter().find(|step| *step >= rough);
+                let step = step.unwrap_or(rough);
+                (0..=(self.last / step + 0.001) as usize).map(|number| number as f64 * step).collect()
+            }
+            Scale::Logarithmic => {
+                let (first, last) = (self.first as i32, self.last as i32);
+                (first..=last).map(|exponent| 10f64.powi(exponent)).collect()
+            }
+        }
     }
 }
 
