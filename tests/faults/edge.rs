@@ -133,7 +133,7 @@ pub async fn under_load(world: &Arc<World>, fault: impl Future<Output = Result<(
 }
 
 /// The API server's own count of calls that failed and let the pod pass.
-async fn failed_calls(world: &World) -> Result<f64, Error> {
+pub async fn failed_calls(world: &World) -> Result<f64, Error> {
     world.api_server_counter(&["apiserver_admission_webhook_fail_open_count", "acr-pull-injector"]).await
 }
 

@@ -13,6 +13,7 @@
     reason = "a test program may end at once and say why, and has no public interface"
 )]
 
+mod azure;
 mod edge;
 #[path = "../e2e/installation.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
@@ -51,6 +52,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         edge::ten_thousand_idle_connections_cost_no_pod,
         edge::clients_that_never_read_cost_no_pod,
         edge::no_descriptor_left_costs_no_pod,
+        azure::azure_costs_no_pod_and_recovery_is_by_itself,
     ]
 }
 

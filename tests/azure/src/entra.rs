@@ -50,6 +50,7 @@ struct App {
     certificates: Vec<Vec<u8>>,
     federated_tokens: Vec<String>,
     disabled: bool,
+    faults: Faults,
 }
 
 /// A token that was given out.
@@ -183,6 +184,11 @@ impl Application {
         self.change(|application| application.disabled = true)
     }
 
+    /// Has every sign-in of this application meet this fault; `None` ends it.
+    pub fn fail_always(&self, fault: Option<Fault>) -> &Self {
+        self.change(|application| application.faults.set(fault))
+    }
+
     fn change(&self, change: impl FnOnce(&mut App)) -> &Self {
         if let Some(application) = lock(&self.entra.0.state).applications.get_mut(&self.client) {
             change(application);
@@ -201,7 +207,9 @@ async fn token(State(entra): State<Entra>, Path(tenant): Path<String>, uri: Uri,
     let fault = {
         let mut known = lock(&entra.0.state);
         known.seen.push(seen.clone());
-        known.faults.take()
+        let client = seen.field("client_id").unwrap_or_default();
+        let own = known.applications.get_mut(client).and_then(|application| application.faults.take());
+        own.or_else(|| known.faults.take())
     };
     if let Some(answer) = happen(fault).await {
         return answer;

@@ -68,7 +68,7 @@ impl Seen {
 }
 
 /// Faults that were asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
     next: VecDeque<Fault>,
     always: Option<Fault>,
