@@ -300,6 +300,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             let work = pilot.fly(async move |namespace, wanted| {
                 let ensured = ensurer.ensure(namespace, wanted, WriteReason::Admission).await;
                 if let Err(error) = &ensured {
+                    // The retry warns, and the Event tells the owner; a burst of pods would fill the log.
+                    tracing::debug!(namespace = namespace.name, %error, "the pull secret was not made while pods waited");
                     if matches!(error, EnsureError::Foreign { .. }) {
                         events.name_taken(&namespace.name, &pull_secret_name);
                     }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// How long before its end the lead is renewed.
 const GRACE: Duration = Duration::from_secs(5);
+/// While the API server is away, an election fails every few seconds.
+const WARN_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Stands for election until `shutdown`, and tells `leader` the outcome.
 pub async fn run(
@@ -28,9 +30,15 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let leader = Outcome { leader, metrics };
+    let mut warned: Option<Instant> = None;
     while !shutdown.is_cancelled() {
         if let Err(error) = stand(&client, &namespace, &lease, &identity, &leader, &shutdown).await {
-            tracing::warn!(%error, lease, "the election is tried again");
+            if warned.is_some_and(|at| at.elapsed() < WARN_AGAIN_AFTER) {
+                tracing::debug!(%error, lease, "the election is tried again");
+            } else {
+                warned = Some(Instant::now());
+                tracing::warn!(%error, lease, "the election is tried again");
+            }
         }
         leader.announce(false);
         tokio::select! {
