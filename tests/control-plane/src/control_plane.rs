@@ -1,8 +1,9 @@
 //! One running control plane.
 
-mod api_server;
 mod error;
+mod etcd;
 mod flags;
+mod restartable;
 mod start;
 
 use std::fmt;
@@ -21,8 +22,9 @@ use crate::progress::Progress;
 use crate::service_account_token;
 use crate::version::KubernetesVersion;
 
-use api_server::ApiServer;
 pub use error::ControlPlaneError;
+use etcd::Etcd;
+use restartable::Restartable;
 
 /// How long tokens of ServiceAccounts are good for: longer than any test or demo.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
@@ -36,9 +38,8 @@ pub struct ControlPlane {
     // In the order in which they end.
     #[expect(dead_code, reason = "runs until it is dropped")]
     controller_manager: Option<Daemon>,
-    api_server: ApiServer,
-    #[expect(dead_code, reason = "runs until it is dropped")]
-    etcd: Daemon,
+    api_server: Restartable,
+    etcd: Etcd,
     addresses: AddressRange,
     cluster: Cluster,
     client_config: Config,
@@ -137,14 +138,31 @@ impl ControlPlane {
 
     /// Starts the API server again at the same address, and waits until it serves.
     pub async fn start_api_server(&self) -> Result<(), ControlPlaneError> {
-        self.api_server.start_again()?;
-        self.api_server.wait_until_serving(&self.client()).await
+        let daemon = self.api_server.start_again()?;
+        start::wait_until_serving(&daemon, &self.client()).await
     }
 
     /// Kills the API server and starts it again.
     pub async fn restart_api_server(&self) -> Result<(), ControlPlaneError> {
         self.stop_api_server();
         self.start_api_server().await
+    }
+
+    /// Kills etcd, as a crash would. The data stays; the API server runs on, of little use.
+    pub fn stop_etcd(&self) {
+        self.etcd.process.stop();
+    }
+
+    /// Starts etcd again with its data, and waits until the API server serves from it.
+    pub async fn start_etcd(&self) -> Result<(), ControlPlaneError> {
+        self.etcd.start_again().await?;
+        self.start_api_server().await
+    }
+
+    /// Has etcd forget its history, so that a watch from an old version is refused (410 Gone). The API server remembers some
+    /// by itself until it is restarted.
+    pub async fn forget_history(&self) -> Result<(), ControlPlaneError> {
+        self.etcd.compact().await
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

@@ -104,6 +104,44 @@ async fn the_api_server_comes_back_at_the_same_address_with_the_same_data() {
 }
 
 #[tokio::test]
+async fn etcd_comes_back_with_the_same_data() {
+    let control_plane = ControlPlane::builder().start().await.unwrap();
+    let namespaces = Api::<Namespace>::all(control_plane.client());
+    let create = async |name: &str| {
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        let parameters = PostParams::default();
+        let created = namespaces.create(&parameters, &namespace);
+        tokio::time::timeout(Duration::from_secs(5), created).await.is_ok_and(|created| created.is_ok())
+    };
+    assert!(create("kept").await);
+    control_plane.stop_etcd();
+    assert!(!create("refused").await, "something was stored although etcd was stopped");
+    control_plane.start_etcd().await.unwrap();
+    assert!(namespaces.get("kept").await.is_ok());
+    assert!(create("later").await);
+}
+
+#[tokio::test]
+async fn a_watch_from_before_the_history_was_forgotten_is_refused() {
+    let control_plane = ControlPlane::builder().start().await.unwrap();
+    let namespaces = Api::<Namespace>::all(control_plane.client());
+    let before = namespaces.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let namespace = serde_json::from_value(json!({"metadata": {"name": "newer"}})).unwrap();
+    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    let watch = async || {
+        let path = format!("/api/v1/namespaces?watch=1&timeoutSeconds=1&resourceVersion={before}");
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        control_plane.client().request_text(request).await.unwrap_or_else(|error| error.to_string())
+    };
+    let answer = watch().await;
+    assert!(answer.contains("newer"), "{answer}");
+    control_plane.forget_history().await.unwrap();
+    control_plane.restart_api_server().await.unwrap();
+    let answer = watch().await;
+    assert!(answer.contains("too old resource version") && !answer.contains("newer"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_webhooks_service_reference_leads_to_the_forwarder_on_the_cluster_ip() {
     let control_plane = ControlPlane::builder().start().await.unwrap();
     let client = control_plane.client();

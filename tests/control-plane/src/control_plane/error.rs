@@ -50,6 +50,9 @@ pub enum ControlPlaneError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// etcd refused a request of ours.
+    #[error("etcd refused to forget its history")]
+    Etcd(#[source] Box<kube::Error>),
     /// The kubeconfig that was just written cannot be used.
     #[error("cannot use the kubeconfig of the control plane")]
     Kubeconfig(#[source] Box<kube::config::KubeconfigError>),

@@ -1,6 +1,5 @@
 //! Starts the programs one after the other and waits until each is of use.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +7,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use tokio::net::TcpStream;
 
-use super::api_server::ApiServer;
+use super::etcd::Etcd;
+use super::restartable::Restartable;
 use super::{ControlPlane, ControlPlaneBuilder, ControlPlaneError, flags};
 use crate::admin_credentials::AdminCredentials;
 use crate::daemon::Daemon;
@@ -28,6 +27,7 @@ const POLL: Duration = Duration::from_millis(50);
 const PORT_ATTEMPTS: usize = 5;
 
 const ETCD: &str = "etcd";
+const API_SERVER: &str = "kube-apiserver";
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 pub(super) async fn start(builder: ControlPlaneBuilder) -> Result<ControlPlane, ControlPlaneError> {
@@ -43,14 +43,14 @@ pub(super) async fn start(builder: ControlPlaneBuilder) -> Result<ControlPlane, 
     let addresses = AddressRange::reserve().map_err(ControlPlaneError::io("reserve loopback addresses"))?;
 
     progress.step("starting etcd");
-    let (etcd, etcd_port) = start_etcd(&guardian, &programs.etcd).await?;
+    let etcd = start_etcd(&guardian, &programs.etcd).await?;
 
     progress.step("starting kube-apiserver");
     let launch = ApiServerLaunch {
         guardian: &guardian,
         program: programs.api_server,
         credentials: &credentials,
-        etcd_port,
+        etcd_port: etcd.client_port,
         services: addresses.services(),
         extra: api_server_arguments,
     };
@@ -87,7 +87,7 @@ pub(super) async fn start(builder: ControlPlaneBuilder) -> Result<ControlPlane, 
 
 /// Waits until the API server says that it is ready and the `default` namespace exists.
 pub(super) async fn wait_until_serving(server: &Daemon, client: &Client) -> Result<(), ControlPlaneError> {
-    wait(server, async || {
+    wait(server, || async {
         let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
         client.request_text(request).await.map_err(|error| error.to_string())?;
         let default = Api::<Namespace>::all(client.clone()).get("default").await;
@@ -96,13 +96,13 @@ pub(super) async fn wait_until_serving(server: &Daemon, client: &Client) -> Resu
     .await
 }
 
-async fn start_etcd(guardian: &Arc<Guardian>, program: &Path) -> Result<(Daemon, u16), ControlPlaneError> {
+async fn start_etcd(guardian: &Arc<Guardian>, program: &Path) -> Result<Etcd, ControlPlaneError> {
     let mut attempt = 1;
     loop {
         let (client_port, peer_port) = (a_port()?, a_port()?);
         match try_etcd(guardian, program, client_port, peer_port).await {
             Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => attempt += 1,
-            result => return result.map(|etcd| (etcd, client_port)),
+            result => return result,
         }
     }
 }
@@ -112,14 +112,11 @@ async fn try_etcd(
     program: &Path,
     client_port: u16,
     peer_port: u16,
-) -> Result<Daemon, ControlPlaneError> {
+) -> Result<Etcd, ControlPlaneError> {
     let arguments = flags::etcd(&guardian.directory().join("etcd"), client_port, peer_port);
-    let etcd = Daemon::start(guardian, ETCD, program, &arguments).map_err(ControlPlaneError::io("start etcd"))?;
-    wait(&etcd, async || {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, client_port));
-        TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
-    })
-    .await?;
+    let process = Restartable::start(guardian, ETCD, program.to_owned(), arguments)?;
+    let etcd = Etcd { process, client_port };
+    etcd.start_again().await?;
     Ok(etcd)
 }
 
@@ -133,7 +130,7 @@ struct ApiServerLaunch<'a> {
 }
 
 impl ApiServerLaunch<'_> {
-    async fn on_a_free_port(self) -> Result<(ApiServer, Cluster, Config, Client), ControlPlaneError> {
+    async fn on_a_free_port(self) -> Result<(Restartable, Cluster, Config, Client), ControlPlaneError> {
         let mut attempt = 1;
         loop {
             match self.on_port(a_port()?).await {
@@ -143,7 +140,7 @@ impl ApiServerLaunch<'_> {
         }
     }
 
-    async fn on_port(&self, port: u16) -> Result<(ApiServer, Cluster, Config, Client), ControlPlaneError> {
+    async fn on_port(&self, port: u16) -> Result<(Restartable, Cluster, Config, Client), ControlPlaneError> {
         let directory = self.guardian.directory();
         let cluster = Cluster { url: format!("https://127.0.0.1:{port}"), ca_pem: self.credentials.ca_pem.clone() };
         let kubeconfig = admin_kubeconfig(directory);
@@ -155,8 +152,8 @@ impl ApiServerLaunch<'_> {
 
         let mut arguments = flags::api_server(self.credentials, directory, self.etcd_port, port, &self.services);
         arguments.extend(self.extra.iter().cloned());
-        let server = ApiServer::start(self.guardian, self.program.clone(), arguments)?;
-        server.wait_until_serving(&client).await?;
+        let server = Restartable::start(self.guardian, API_SERVER, self.program.clone(), arguments)?;
+        wait_until_serving(&*server.start_again()?, &client).await?;
         Ok((server, cluster, config, client))
     }
 }
@@ -176,7 +173,7 @@ async fn start_controller_manager(
     let daemon = Daemon::start(guardian, CONTROLLER_MANAGER, program, &arguments)
         .map_err(ControlPlaneError::io("start kube-controller-manager"))?;
     // Its first visible deed.
-    wait(&daemon, async || {
+    wait(&daemon, || async {
         let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
         accounts.get("default").await.map(drop).map_err(|error| error.to_string())
     })
@@ -185,7 +182,10 @@ async fn start_controller_manager(
 }
 
 /// Polls `ready` until it succeeds, the program ends or the deadline passes.
-async fn wait(daemon: &Daemon, ready: impl AsyncFn() -> Result<(), String>) -> Result<(), ControlPlaneError> {
+pub(super) async fn wait<F: Future<Output = Result<(), String>>>(
+    daemon: &Daemon,
+    ready: impl Fn() -> F,
+) -> Result<(), ControlPlaneError> {
     let started = Instant::now();
     loop {
         let program = daemon.name();
