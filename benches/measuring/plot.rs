@@ -1,6 +1,9 @@
 //! A small plot: several lines over one axis, the values on a logarithmic one, so that different units fit.
 
-use std::fmt::Write;
+#[path = "svg.rs"]
+mod svg;
+
+use svg::{COLOURS, GREY, GRID, INK, Svg};
 
 /// A line with its name.
 #[derive(Clone, Debug)]
@@ -27,46 +30,36 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 230.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
-const COLOURS: [&str; 6] = ["#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#525252", "#b45309"];
 
 /// The plot as SVG. `along` names what the lines go along, which `scale` divides.
 pub fn svg(title: &str, along: &str, scale: Scale, lines: &[Line]) -> String {
     let all = || lines.iter().flat_map(|line| line.points.iter());
     let across = Axis::over(scale, all().map(|point| point.0), LEFT, WIDTH - RIGHT);
     let up = Axis::over(Scale::Logarithmic, all().map(|point| point.1), HEIGHT - BOTTOM, TOP);
-    let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">
-<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>
-<text x="{LEFT}" y="22" font-size="14" fill="#111111">{title}</text>
-"##
-    );
+    let mut svg = Svg::new(WIDTH, HEIGHT);
+    svg.sized_text((LEFT, 22.0), "start", INK, 14.0, title);
     for value in across.marks() {
         let x = across.at(value);
-        let (top, bottom, label) = (TOP, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 18.0);
-        grid(&mut svg, [x, top, x, bottom], (x, label), "middle", &number(value));
+        svg.line([x, TOP, x, HEIGHT - BOTTOM], GRID);
+        svg.text((x, HEIGHT - BOTTOM + 18.0), "middle", GREY, &number(value));
     }
     for value in up.marks() {
         let y = up.at(value);
-        grid(&mut svg, [LEFT, y, WIDTH - RIGHT, y], (LEFT - 8.0, y + 4.0), "end", &number(value));
+        svg.line([LEFT, y, WIDTH - RIGHT, y], GRID);
+        svg.text((LEFT - 8.0, y + 4.0), "end", GREY, &number(value));
     }
-    let (middle, bottom) = (f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 12.0);
-    label(&mut svg, (middle, bottom), "middle", "#111111", along);
+    svg.text((f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 12.0), "middle", INK, along);
     for (number, (line, colour)) in lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let points: Vec<(f64, f64)> = line.points.iter().map(|point| (across.at(point.0), up.at(point.1))).collect();
-        let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        push(
-            &mut svg,
-            format_args!(r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/>"#, path.join(" ")),
-        );
-        for (x, y) in points.iter().filter(|_| points.len() < MARKED_POINTS) {
-            push(&mut svg, format_args!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{colour}"/>"#));
+        svg.polyline(&points, colour, 2.0);
+        for point in points.iter().filter(|_| points.len() < MARKED_POINTS) {
+            svg.dot(*point, 3.5, colour);
         }
         let (x, y) = (WIDTH - RIGHT + 16.0, TOP + 14.0 + 22.0 * number as f64);
-        push(&mut svg, format_args!(r#"<circle cx="{x}" cy="{:.1}" r="4" fill="{colour}"/>"#, y - 4.0));
-        label(&mut svg, (x + 12.0, y), "start", colour, line.name);
+        svg.dot((x, y - 4.0), 4.0, colour);
+        svg.text((x + 12.0, y), "start", colour, line.name);
     }
-    svg.push_str("</svg>\n");
-    svg
+    svg.finish()
 }
 
 /// An axis: from zero, or over whole decades.
@@ -118,18 +111,4 @@ impl Axis {
 
 fn number(value: f64) -> String {
     if value >= 1000.0 { format!("{},000", value / 1000.0) } else { format!("{value}") }
-}
-
-fn grid(svg: &mut String, [x1, y1, x2, y2]: [f64; 4], at: (f64, f64), anchor: &str, text: &str) {
-    push(svg, format_args!(r##"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" stroke="#dddddd"/>"##));
-    label(svg, at, anchor, "#444444", text);
-}
-
-fn label(svg: &mut String, (x, y): (f64, f64), anchor: &str, colour: &str, text: &str) {
-    push(svg, format_args!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" fill="{colour}">{text}</text>"#));
-}
-
-fn push(svg: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing into a String never fails.
-    let _ = writeln!(svg, "{line}");
 }

@@ -11,7 +11,6 @@ use crate::{
 
 /// A panel that asks something, in the order in which it stands on the dashboard.
 pub struct Panel {
-    pub title: String,
     pub targets: Vec<Target>,
     /// The panel as it is written.
     pub definition: Value,
@@ -55,7 +54,7 @@ pub async fn panels(
             }
             targets.push(Target { expression, legend: text(&target["legendFormat"]) });
         }
-        panels.push(Panel { title: text(&panel["title"]), targets, definition: panel.clone() });
+        panels.push(Panel { targets, definition: panel.clone() });
     }
     Ok(panels)
 }

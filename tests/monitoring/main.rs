@@ -10,7 +10,6 @@
 )]
 
 mod alerts;
-#[expect(dead_code, reason = "the picture of the dashboard uses the rest")]
 mod dashboard;
 #[path = "../e2e/installation.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]

@@ -36,7 +36,7 @@ pub async fn every_query_gives_something(world: Arc<World>) -> Result<(), Error>
         for panel in &panels {
             for target in &panel.targets {
                 if let Err(error) = shows_something(&world, target).await {
-                    silent.push(format!("{}: {}: {error}", panel.title, target.expression));
+                    silent.push(format!("{}: {}: {error}", panel.definition["title"], target.expression));
                 }
             }
         }

@@ -86,8 +86,8 @@ impl World {
         let pods: Vec<DiscoveredPod> = {
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
             let mut name = |address| {
-                let name = || format!("{RELEASE}-{}", self.numbers.fetch_add(1, Ordering::Relaxed));
-                names.entry(address).or_insert_with(name).clone()
+                let new = format!("{RELEASE}-{}", names.len());
+                names.entry(address).or_insert(new).clone()
             };
             let addresses = self.installation.webhooks().into_iter().map(|webhook| webhook.ip());
             let pod = |address| DiscoveredPod { name: name(address), address, template: template.clone() };
