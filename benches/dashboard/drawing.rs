@@ -25,7 +25,7 @@ pub struct Mark {
 
 const COLUMN: f64 = 1080.0 / 24.0;
 const ROW: f64 = 34.0;
-const HEAD: f64 = 74.0;
+const HEAD: f64 = 84.0;
 /// Room within a panel around the plot.
 const LEFT: f64 = 52.0;
 const TOP: f64 = 30.0;
@@ -37,9 +37,9 @@ pub fn draw(panels: &[Drawn], marks: &[Mark], seconds: f64) -> String {
     let mut svg = Svg::new(24.0 * COLUMN, HEAD + bottom * ROW + 8.0);
     svg.sized_text((10.0, 24.0), "start", INK, 17.0, "acr-pull-injector");
     let story: Vec<_> = (1..).zip(marks).map(|(number, mark)| format!("{number}: {}", mark.text)).collect();
-    let half = story.len().div_ceil(2);
-    svg.text((10.0, 44.0), "start", GREY, &story[..half].join(" · "));
-    svg.text((10.0, 62.0), "start", GREY, &story[half..].join(" · "));
+    for (number, line) in story.chunks(3).enumerate() {
+        svg.text((10.0, 42.0 + 16.0 * number as f64), "start", GREY, &line.join(" · "));
+    }
     for panel in panels {
         let (x, y) = (number(panel, "x") * COLUMN, HEAD + number(panel, "y") * ROW);
         let place = [x, y, number(panel, "w") * COLUMN, number(panel, "h") * ROW];
