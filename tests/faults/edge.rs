@@ -125,6 +125,10 @@ pub async fn under_load(world: &Arc<World>, fault: impl Future<Output = Result<(
     let outcome = load.finish().await;
     let failed = failed_calls(world).await? - before;
     say(format!("{failed} calls failed; {outcome:?}"));
+    if failed > 0.0 {
+        let log = std::fs::read_to_string(world.control_plane.directory().join("kube-apiserver.log"))?;
+        log.lines().filter(|line| line.contains("calling webhook")).for_each(say);
+    }
     happened?;
     let outcome = outcome?;
     expect_equal("calls of the API server that failed", failed, 0.0)?;

@@ -13,6 +13,7 @@
     reason = "a test program may end at once and say why, and has no public interface"
 )]
 
+mod abuse;
 mod azure;
 mod edge;
 #[path = "../e2e/installation.rs"]
@@ -52,6 +53,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         edge::ten_thousand_idle_connections_cost_no_pod,
         edge::clients_that_never_read_cost_no_pod,
         edge::no_descriptor_left_costs_no_pod,
+        abuse::garbage_costs_no_pod,
         azure::azure_costs_no_pod_and_recovery_is_by_itself,
     ]
 }
