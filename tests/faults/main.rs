@@ -15,6 +15,7 @@
 
 mod abuse;
 mod azure;
+mod certificate_files;
 mod edge;
 #[path = "../e2e/installation.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
@@ -55,6 +56,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         edge::no_descriptor_left_costs_no_pod,
         abuse::garbage_costs_no_pod,
         azure::azure_costs_no_pod_and_recovery_is_by_itself,
+        certificate_files::the_last_good_pair_serves_whatever_is_written,
     ]
 }
 
