@@ -11,6 +11,7 @@ mod waiting;
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use arc_swap::ArcSwap;
+use tracing::Instrument as _;
 
 pub use self::waiting::Waiting;
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     retry::RetryQueue,
+    spans,
 };
 
 /// Where registry credentials come from.
@@ -177,14 +179,16 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         let started = std::time::Instant::now();
         let review = review::parse(body)?;
         let response = Response::allowed(&review);
-        let (response, outcome) = match &review.subject {
-            Subject::Other(_) => (response, "not_a_pod_creation"),
-            Subject::PodCreation(pod) => self.answer_pod(&review, pod, response).await,
-        };
         let (operation, name) = match &review.subject {
             Subject::PodCreation(pod) => ("CREATE", pod.display_name()),
             Subject::Other(_) => ("other", ""),
         };
+        let span = spans::admission(&review, operation, name);
+        let (response, outcome) = match &review.subject {
+            Subject::Other(_) => (response, "not_a_pod_creation"),
+            Subject::PodCreation(pod) => self.answer_pod(&review, pod, response).instrument(span.clone()).await,
+        };
+        span.record("outcome", outcome);
         tracing::debug!(
             uid = %review.uid,
             namespace = %review.namespace,
@@ -279,7 +283,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         if let Some(namespace) = self.namespaces.cached(name) {
             return Ok(Some(namespace));
         }
-        match tokio::time::timeout_at(deadline, self.namespaces.read(name)).await {
+        let read = spans::record(spans::read("namespace"), StoreError::as_label, self.namespaces.read(name));
+        match tokio::time::timeout_at(deadline, read).await {
             Ok(namespace) => Ok(namespace?.map(Arc::new)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
@@ -309,7 +314,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
                 }
                 ensured
             });
-            drop(self.lifecycle.spawn_work(work));
+            drop(self.lifecycle.spawn_work(work.instrument(spans::flight())));
         }
         let late = "the pull secret takes longer than a pod may wait for it; its first pull may fail";
         match tokio::time::timeout_at(deadline, place.arrival()).await {
@@ -334,4 +339,4 @@ fn warn(cause: &impl std::fmt::Display) -> Warning {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

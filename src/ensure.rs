@@ -8,6 +8,7 @@ mod assembly;
 mod error;
 mod flights;
 mod reason;
+mod requests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -35,6 +36,7 @@ use crate::{
     },
     events::Events,
     metrics::Metrics,
+    spans,
 };
 
 /// Brings pull secrets into being and keeps them right.
@@ -107,11 +109,14 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let _flight = self.flights.join(&namespace.name).await;
-        if self.is_complete(&namespace.name, wanted.keys()) {
-            return Ok(());
-        }
-        self.write(namespace, wanted, reason).await?.fails(wanted.keys()).map_or(Ok(()), Err)
+        let work = Box::pin(async {
+            let _flight = self.flights.join(&namespace.name).await;
+            if self.is_complete(&namespace.name, wanted.keys()) {
+                return Ok(());
+            }
+            self.write(namespace, wanted, reason).await?.fails(wanted.keys()).map_or(Ok(()), Err)
+        });
+        spans::record(spans::ensure(&namespace.name, reason), EnsureError::as_label, work).await
     }
 
     /// Makes a pull secret that exists what the credentials and rules of now say: nothing is written when it is so already,
@@ -121,13 +126,16 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     ///
     /// When it could not be brought up to date; what stands there then stays.
     pub async fn refresh(&self, namespace: &Namespace, reason: WriteReason) -> Result<(), EnsureError> {
-        let _flight = self.flights.join(&namespace.name).await;
-        match self.store.stored(&namespace.name) {
-            Some(stored) if stored.origin == Origin::Ours => {
-                self.write(namespace, &BTreeMap::new(), reason).await?.lacks().map_or(Ok(()), Err)
+        let work = Box::pin(async {
+            let _flight = self.flights.join(&namespace.name).await;
+            match self.store.stored(&namespace.name) {
+                Some(stored) if stored.origin == Origin::Ours => {
+                    self.write(namespace, &BTreeMap::new(), reason).await?.lacks().map_or(Ok(()), Err)
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
-        }
+        });
+        spans::record(spans::ensure(&namespace.name, reason), EnsureError::as_label, work).await
     }
 
     /// What the namespace's pull secret needs, from memory alone.
@@ -208,23 +216,23 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                 // Nothing is granted any more, or nothing of it can be had just now.
                 Some(previous) if secret.is_empty() => match assembly.lacks() {
                     Some(error) => return Err(error),
-                    None => self.store.delete(&namespace.name, previous).await,
+                    None => self.delete(namespace, previous).await,
                 },
                 Some(previous) if previous.untouched && !previous.is_older_than(secret) => {
                     return Ok(self.finish(namespace, assembly));
                 }
-                Some(previous) => match self.store.update(&namespace.name, secret, previous).await {
+                Some(previous) => match self.update(namespace, secret, previous).await {
                     Err(StoreError::Immutable(cause)) => self.replace(namespace, secret, previous, &cause).await,
                     updated => updated,
                 },
                 None if secret.is_empty() => return Ok(assembly),
-                None => self.store.create(&namespace.name, secret).await,
+                None => self.create(namespace, secret).await,
             };
             self.report(namespace, secret, (operation, reason), &written, started);
             match written {
                 Ok(()) => return Ok(self.finish(namespace, assembly)),
                 Err(StoreError::Conflict) => {
-                    stored = self.store.read(&namespace.name).await?.map(|read| read.stored);
+                    stored = self.read(namespace).await?.map(|read| read.stored);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -267,8 +275,8 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         cause: &str,
     ) -> Result<(), StoreError> {
         tracing::warn!(namespace = %namespace.name, cause, "the pull secret cannot be mended in place and is made anew");
-        self.store.delete(&namespace.name, previous).await?;
-        self.store.create(&namespace.name, secret).await?;
+        self.delete(namespace, previous).await?;
+        self.create(namespace, secret).await?;
         self.events.replaced(&namespace.name, &self.settings.load().pull_secret_name);
         Ok(())
     }

@@ -33,6 +33,7 @@ pub mod reload;
 pub mod retry;
 pub mod secrets;
 pub mod server;
+mod spans;
 pub mod telemetry;
 mod under_way;
 pub mod watch_cache;

@@ -1,12 +1,17 @@
-//! Logs. Text for a person at a terminal, JSON for everything that collects logs.
+//! Logs, and traces where they are wanted. Text for a person at a terminal, JSON for everything that collects logs.
 //!
 //! An admission is one line at debug, with uid, namespace, name, operation, outcome and milliseconds; a write of a pull secret
 //! one at info. Never a review and never a credential.
+
+#[cfg(feature = "otlp")]
+pub mod traces;
 
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt::SubscriberBuilder};
+
+use crate::spans;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -26,16 +31,42 @@ pub enum LogFormat {
 ///
 /// When logging was started already.
 pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
     let subscriber = SubscriberBuilder::default().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
+    if format.is_json() {
         subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
         subscriber.with_ansi(std::io::stderr().is_terminal()).try_init()
+    }
+}
+
+/// The same, and spans go to a collector.
+///
+/// # Errors
+///
+/// When logging was started already.
+#[cfg(feature = "otlp")]
+pub fn start_with_traces(
+    format: LogFormat,
+    filter: EnvFilter,
+    traces: &traces::Traces,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if format.is_json() {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed()
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed()
+    };
+    Ok(tracing_subscriber::registry().with(traces.layer()).with(lines).try_init()?)
+}
+
+impl LogFormat {
+    fn is_json(self) -> bool {
+        match self {
+            Self::Auto => !std::io::stderr().is_terminal(),
+            Self::Text => false,
+            Self::Json => true,
+        }
     }
 }
 
@@ -46,7 +77,8 @@ pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), Box<dyn std::er
 /// When the filter does not follow the syntax of `tracing_subscriber::EnvFilter`.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
     // That module logs an answer that it cannot decode as it is, and it may be a Secret. The error itself is logged by us.
-    Ok(EnvFilter::builder().parse(filter)?.add_directive("kube_client::client=off".parse()?))
+    let filter = EnvFilter::builder().parse(filter)?.add_directive("kube_client::client=off".parse()?);
+    Ok(filter.add_directive(format!("{}=off", spans::TARGET).parse()?))
 }
 
 #[cfg(test)]

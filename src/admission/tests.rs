@@ -6,9 +6,10 @@ use crate::{
     telemetry::tests::Logged,
 };
 
-type InMemory = Admission<crate::ensure::tests::world::Azure, crate::ensure::tests::world::Memory, Namespaces>;
+pub(crate) type InMemory =
+    Admission<crate::ensure::tests::world::Azure, crate::ensure::tests::world::Memory, Namespaces>;
 
-fn admission(case: &Case) -> Arc<InMemory> {
+pub(crate) fn admission(case: &Case) -> Arc<InMemory> {
     Arc::new(Admission {
         ensurer: case.ensurer.clone(),
         namespaces: Arc::default(),
@@ -26,12 +27,12 @@ fn review(namespace: &str, hosts: &[&str]) -> String {
     let containers = containers.join(",");
     format!(
         r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"1","kind":{{"version":"v1",
-        "kind":"Pod"}},"operation":"CREATE","namespace":"{namespace}","object":{{"spec":{{"containers":[{containers}]}}}}}}}}"#
+        "kind":"Pod"}},"operation":"CREATE","namespace":"{namespace}","object":{{"metadata":{{"name":"web"}},"spec":{{"containers":[{containers}]}}}}}}}}"#
     )
 }
 
 /// The outcome and the warnings.
-async fn answer(admission: &InMemory, namespace: &str, hosts: &[&str]) -> (&'static str, Vec<String>) {
+pub(crate) async fn answer(admission: &InMemory, namespace: &str, hosts: &[&str]) -> (&'static str, Vec<String>) {
     let answer = admission.answer(review(namespace, hosts).as_bytes()).await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
     let warnings = body["response"]["warnings"].as_array().cloned().unwrap_or_default();

@@ -16,6 +16,8 @@ use kube::Client;
 
 pub use self::arguments::ServeArguments;
 use self::parts::start_parts;
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces::{Traces, TracesError};
 use crate::{
     config::{Configuration, ConfigurationError},
     lifecycle::{Lifecycle, Readiness, Signals},
@@ -41,6 +43,9 @@ enum ServeError {
     Logging(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("no way to the Kubernetes API: set KUBECONFIG, or run in a pod with a ServiceAccount token")]
     Kubernetes(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot listen on {address}")]
@@ -68,8 +73,19 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
         drain,
         log_format,
         log_level,
+        #[cfg(feature = "otlp")]
+        otlp_endpoint,
     } = arguments;
-    telemetry::start(log_format, log_level).map_err(ServeError::Logging)?;
+    #[cfg(feature = "otlp")]
+    let traces = Traces::to(&otlp_endpoint)?;
+    #[cfg(feature = "otlp")]
+    let logging = match &traces {
+        Some(traces) => telemetry::start_with_traces(log_format, log_level, traces),
+        None => telemetry::start(log_format, log_level),
+    };
+    #[cfg(not(feature = "otlp"))]
+    let logging = telemetry::start(log_format, log_level);
+    logging.map_err(ServeError::Logging)?;
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let configuration = Configuration::load(&configuration_file)?;
     let kubernetes = kube::Config::infer().await.map_err(|error| ServeError::Kubernetes(error.into()))?;
@@ -113,6 +129,10 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
             tracing::warn!(signal, "stopping at once");
             return Ok(ExitCode::FAILURE);
         }
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.flush().await;
     }
     tracing::info!("stopped");
     Ok(if lifecycle.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -29,6 +29,7 @@ use crate::{
         registry::RegistryName,
     },
     metrics::Metrics,
+    spans,
 };
 
 /// A token of a login server that is no exact host of a rule, and that nobody asked for during this time, is not renewed
@@ -167,7 +168,8 @@ impl TokenCache {
 
     /// Signs in and exchanges, and keeps the result for every rule that uses it.
     async fn fetch(&self, entry: &Entry) -> Result<Fetched<RefreshToken>, Failed> {
-        let result = self.exchange(entry).await;
+        let span = spans::exchange(entry.host.as_str());
+        let result = spans::record(span, |failed| failed.error.as_label(), self.exchange(entry)).await;
         let registries = entry.registries().clone();
         let outcome = match &result {
             Ok(_) => "renewed",

@@ -102,7 +102,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     ) -> Result<Option<&'a PullSecret>, StoreError> {
         let found = match content.take() {
             Some(found) => found,
-            None => Content(self.store.read(&namespace.name).await?.and_then(|read| read.content)),
+            None => Content(self.read(namespace).await?.and_then(|read| read.content)),
         };
         Ok(content.insert(found).0.as_ref())
     }

@@ -111,6 +111,7 @@ const EFFECTS: &[Effect] = &[
     effect("serviceAccount.annotations", &["serviceAccount.annotations.a=b"], "ServiceAccount/acr-pull-injector", "/metadata/annotations", r#"{"a": "b"}"#),
     effect("log.level", &["log.level=info\\,kube=debug"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--log-level", r#""info,kube=debug""#),
     effect("log.format", &["log.format=text"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--log-format", r#""text""#),
+    effect("tracing.otlpEndpoint", &["tracing.otlpEndpoint=http://collector:4318"], DEPLOYMENT, "/spec/template/spec/containers/0/env/1", r#"{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}"#),
     effect("listenAddress", &["listenAddress=0.0.0.0"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--webhook-address", r#""0.0.0.0:8443""#),
     effect("adminPort", &["adminPort=9090"], DEPLOYMENT, "/spec/template/spec/containers/0/flags/--admin-address", r#""[::]:9090""#),
     effect("adminPort", &["adminPort=9090"], DEPLOYMENT, "/spec/template/spec/containers/0/ports/1/containerPort", "9090"),

@@ -9,7 +9,7 @@ pub(crate) const OWN_CERTIFICATE: [&str; 4] = [
 ];
 
 /// Where the schema knows every key.
-pub(crate) const CLOSED: [&str; 34] = [
+pub(crate) const CLOSED: [&str; 35] = [
     "",
     "servicePrincipal.",
     "registries[0].name=a,registries[0].",
@@ -32,6 +32,7 @@ pub(crate) const CLOSED: [&str; 34] = [
     "image.",
     "serviceAccount.",
     "log.",
+    "tracing.",
     "podDisruptionBudget.",
     "readinessProbe.",
     "metrics.",

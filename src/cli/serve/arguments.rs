@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces::CollectorEndpoint;
 use crate::{
     config::parse_duration,
     telemetry::{self, LogFormat},
@@ -45,6 +47,18 @@ pub struct ServeArguments {
     /// What is logged: a level, or a filter such as `info,acr_pull_injector=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", value_parser = telemetry::parse_filter)]
     pub(super) log_level: EnvFilter,
+
+    /// Where traces go, a collector of OpenTelemetry that takes OTLP over HTTP, such as `http://collector:4318`; else nowhere
+    #[cfg(feature = "otlp")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(super) otlp_endpoint: CollectorEndpoint,
 
     #[command(flatten)]
     pub(super) certificates: CertificateArguments,
