@@ -37,3 +37,4 @@ mod spans;
 pub mod telemetry;
 mod under_way;
 pub mod watch_cache;
+pub mod watching;

@@ -27,6 +27,7 @@ pub struct Metrics {
     evictions: Family<Outcome, Counter>,
     events: Family<Outcome, Counter>,
     tasks: Gauge<i64, AtomicI64>,
+    log_lines_dropped: Counter,
     expiry: Expiry,
 }
 
@@ -105,14 +106,8 @@ impl Metrics {
         );
         let events = with_outcomes(&["recorded", "dropped", "failed"]);
         registry.register("events", "Kubernetes Events, by whether they were recorded", events.clone());
-        let tasks = Gauge::default();
-        registry.register(
-            "tasks",
-            "Asynchronous tasks that are alive, one for each open connection among them",
-            tasks.clone(),
-        );
-        registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let expiry = Expiry::registered(&mut registry);
+        let (tasks, log_lines_dropped) = register_process(&mut registry);
         Self {
             registry,
             admission_reviews,
@@ -128,6 +123,7 @@ impl Metrics {
             evictions,
             events,
             tasks,
+            log_lines_dropped,
             expiry,
         }
     }
@@ -205,6 +201,11 @@ impl Metrics {
         self.tasks.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Counts log lines that were lost: logging begins before anything else and has no other way to here.
+    pub fn log_lines_dropped(&self) -> Counter {
+        self.log_lines_dropped.clone()
+    }
+
     /// Forgets a registry that left the configuration.
     pub fn registry_removed(&self, registry: &str) {
         let label = RegistryLabel { registry: registry.to_owned() };
@@ -223,6 +224,24 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// Metrics of the process itself: its tasks, and the log lines that it lost.
+fn register_process(registry: &mut Registry) -> (Gauge<i64, AtomicI64>, Counter) {
+    let tasks = Gauge::default();
+    registry.register(
+        "tasks",
+        "Asynchronous tasks that are alive, one for each open connection among them",
+        tasks.clone(),
+    );
+    let log_lines_dropped = Counter::default();
+    registry.register(
+        "log_lines_dropped",
+        "Log lines that were lost since standard error did not take them",
+        log_lines_dropped.clone(),
+    );
+    registry.register("build", "The version of this program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    (tasks, log_lines_dropped)
 }
 
 impl Default for Metrics {
@@ -365,6 +384,7 @@ mod tests {
             "acr_pull_injector_pull_secrets 3",
             "acr_pull_injector_tasks 7",
             "acr_pull_injector_leader 1",
+            "acr_pull_injector_log_lines_dropped_total 0",
             "acr_pull_injector_configuration_refused 1",
             "acr_pull_injector_registry_credential_readable{registry=\"contoso\"} 0",
             "acr_pull_injector_serving_certificate_expiry_timestamp_seconds 0.0",

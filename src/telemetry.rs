@@ -3,15 +3,29 @@
 //! An admission is one line at debug, with uid, namespace, name, operation, outcome and milliseconds; a write of a pull secret
 //! one at info. Never a review and never a credential.
 
+<<<<<<< HEAD
 #[cfg(feature = "otlp")]
 pub mod traces;
 
 use std::io::IsTerminal;
+=======
+mod background_writer;
+
+use std::{io::IsTerminal, time::Duration};
+>>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
 
 use clap::ValueEnum;
+use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::{EnvFilter, fmt::SubscriberBuilder};
 
+<<<<<<< HEAD
 use crate::spans;
+=======
+use self::background_writer::BackgroundWriter;
+
+/// How long the end of the process waits for a log that nobody takes.
+const LAST_LINES: Duration = Duration::from_secs(1);
+>>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -25,18 +39,49 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error; standard output stays free for results.
+/// Logging that has been started. When it is dropped, the last lines are written.
+#[derive(Debug)]
+#[must_use = "the last lines are written when it is dropped"]
+pub struct Logging(BackgroundWriter);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
+
+/// Starts logging to standard error; standard output stays free for results. Nobody who logs waits for it: what it does not
+/// take is kept up to a limit, then dropped, and counted in `dropped`.
 ///
 /// # Errors
 ///
+<<<<<<< HEAD
 /// When logging was started already.
 pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let subscriber = SubscriberBuilder::default().with_env_filter(filter).with_writer(std::io::stderr);
     if format.is_json() {
         subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+=======
+/// When logging was started already, or no thread can be started.
+pub fn start(
+    format: LogFormat,
+    filter: EnvFilter,
+    dropped: Counter,
+) -> Result<Logging, Box<dyn std::error::Error + Send + Sync>> {
+    let writer = BackgroundWriter::start(std::io::stderr(), dropped)?;
+    let json = match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let subscriber = SubscriberBuilder::default().with_env_filter(filter).with_writer(writer.clone());
+    if json {
+        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()?;
+>>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
     } else {
-        subscriber.with_ansi(std::io::stderr().is_terminal()).try_init()
+        subscriber.with_ansi(std::io::stderr().is_terminal()).try_init()?;
     }
+    Ok(Logging(writer))
 }
 
 /// The same, and spans go to a collector.

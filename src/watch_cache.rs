@@ -16,13 +16,13 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, watcher},
+        watcher::{Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::Gate;
+use crate::{lifecycle::Gate, watching};
 
 /// Values made from metadata, by key. Cheap to clone; readers never wait for the network.
 pub struct WatchCache<V> {
@@ -99,8 +99,7 @@ impl<V> WatchCache<V> {
         K: Resource<DynamicType = ()> + Clone + fmt::Debug + Send + Sync + 'static,
         PartialObjectMeta<K>: Resource<DynamicType = ()> + DeserializeOwned,
     {
-        let configuration = watcher::Config { field_selector: fields, ..watcher::Config::default() };
-        let mut events = Box::pin(watcher(api, configuration).default_backoff());
+        let mut events = Box::pin(watcher(api, watching::configuration(fields)).backoff(watching::Pauses::default()));
         let mut listed = HashMap::new();
         loop {
             let event = tokio::select! {

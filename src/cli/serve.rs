@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     server::{self, AdminState},
     telemetry,
+    watching::READ_TIMEOUT,
 };
 
 /// Runs the webhook until it is told to stop.
@@ -56,9 +57,6 @@ enum ServeError {
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A connection to the API server on which nothing has come for so long is dead. A watch is told something every minute,
-/// and ends by itself before this.
-const READ_TIMEOUT: Duration = Duration::from_secs(330);
 /// How long requests and background work may take to end once the drain is over.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -76,6 +74,7 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
         #[cfg(feature = "otlp")]
         otlp_endpoint,
     } = arguments;
+<<<<<<< HEAD
     #[cfg(feature = "otlp")]
     let traces = Traces::to(&otlp_endpoint)?;
     #[cfg(feature = "otlp")]
@@ -86,6 +85,11 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     #[cfg(not(feature = "otlp"))]
     let logging = telemetry::start(log_format, log_level);
     logging.map_err(ServeError::Logging)?;
+=======
+    let process = Process::default();
+    let _logging =
+        telemetry::start(log_format, log_level, process.metrics.log_lines_dropped()).map_err(ServeError::Logging)?;
+>>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let configuration = Configuration::load(&configuration_file)?;
     let kubernetes = kube::Config::infer().await.map_err(|error| ServeError::Kubernetes(error.into()))?;
@@ -93,7 +97,6 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     let webhook_listener = listen(webhook_address)?;
     let admin_listener = listen(admin_address)?;
 
-    let process = Process::default();
     let serving = ServingCertificate::new();
     let tls = serving.server_config().map_err(|error| ServeError::Tls(error.into()))?;
     certificates.start(&clients.patient, &own_namespace, &serving, &process);

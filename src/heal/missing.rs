@@ -29,6 +29,7 @@ use crate::{
     },
     ensure::{EnsureError, WriteReason},
     events::PodReference,
+    watching,
 };
 
 /// Listens to kubelets.
@@ -74,8 +75,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
     /// Hears the complaints that the API server still has (an hour's worth, by default), and then every new one, for ever.
     pub async fn follow(&self) {
         let old = self.healer.ensurer.clock.now() - OLD;
-        let watched =
-            watcher::watcher(self.events.clone(), watcher::Config::default().fields(FIELDS)).default_backoff();
+        let watched = watcher::watcher(self.events.clone(), watching::configuration(Some(FIELDS.to_owned())))
+            .backoff(watching::Pauses::default());
         let complaints = watched.filter_map(|event| std::future::ready(self.complaint(event)));
         complaints
             .for_each_concurrent(AT_ONCE, async |complaint| {

@@ -61,8 +61,17 @@ impl Installation {
 
     /// Starts one more replica and sends it requests once it is ready. Gives its name.
     pub async fn start_replica(&self, control_plane: &ControlPlane) -> Result<String, Error> {
+        self.start_replica_with(control_plane, Vec::new()).await
+    }
+
+    /// The same, with these variables in its environment.
+    pub async fn start_replica_with(
+        &self,
+        control_plane: &ControlPlane,
+        env: Vec<(String, String)>,
+    ) -> Result<String, Error> {
         let address = control_plane.new_pod_address();
-        let options = LocalPodOptions::new(&self.program, address);
+        let options = LocalPodOptions { env, ..LocalPodOptions::new(&self.program, address) };
         let pod = LocalPod::start(control_plane, RELEASE, RELEASE, options).await?;
         if let Err(error) = pod.wait_ready(READY_TIMEOUT).await {
             return Err(format!("{error}\n{}", pod.log()).into());

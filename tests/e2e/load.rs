@@ -81,9 +81,15 @@ impl Load {
     }
 
     /// Ends the load and looks at all that it made.
-    pub async fn finish(self) -> Result<Outcome, Error> {
+    pub async fn finish(mut self) -> Result<Outcome, Error> {
         self.stop.store(true, Ordering::SeqCst);
-        self.work.await?
+        (&mut self.work).await?
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.work.abort();
     }
 }
 

@@ -9,14 +9,12 @@ use k8s_openapi::api::{
 use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    client::Body,
-    core::Request,
 };
 use serde_json::json;
 
 use crate::{
     installation::RELEASE,
-    world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, pod, references, review},
+    world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, get, pod, references, review},
 };
 
 fn secrets(world: &World, namespace: &str) -> Api<Secret> {
@@ -194,14 +192,6 @@ pub async fn a_changed_configuration_takes_effect_and_a_bad_one_does_not(world: 
         Ok(Some(()))
     })
     .await
-}
-
-/// Gets a text over plain HTTP.
-pub async fn get(address: &str, path: &str) -> Result<String, Error> {
-    let client = kube::Client::try_from(kube::Config::new(format!("http://{address}").parse()?))?;
-    let request = Request::new(path).list(&ListParams::default())?.map(Body::from);
-    let body = client.send(request).await?.into_body().collect_bytes().await?;
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// 500 pull secrets are being rewritten when the replica that does it dies.

@@ -18,7 +18,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     client::Body,
     core::Request,
 };
@@ -250,6 +250,14 @@ pub fn entries(secret: &Secret) -> Result<BTreeMap<String, (String, String)>, Er
         entries.insert(host.clone(), (username, password));
     }
     Ok(entries)
+}
+
+/// Gets a text over plain HTTP.
+pub async fn get(address: &str, path: &str) -> Result<String, Error> {
+    let client = Client::try_from(Config::new(format!("http://{address}").parse()?))?;
+    let request = Request::new(path).list(&ListParams::default())?.map(Body::from);
+    let body = client.send(request).await?.into_body().collect_bytes().await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// Asks again until there is an answer, half a minute at most.

@@ -14,15 +14,18 @@
 )]
 
 mod abuse;
+mod api_server;
 mod azure;
 mod certificate_files;
 mod edge;
 #[path = "../e2e/installation.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod installation;
+mod line;
 #[path = "../e2e/load.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod load;
+mod log;
 mod progress;
 mod replicas;
 #[path = "../e2e/world.rs"]
@@ -57,6 +60,12 @@ fn cases() -> Vec<(&'static str, Case)> {
         abuse::garbage_costs_no_pod,
         azure::azure_costs_no_pod_and_recovery_is_by_itself,
         certificate_files::the_last_good_pair_serves_whatever_is_written,
+        api_server::a_restart_of_the_api_server_loses_nothing,
+        api_server::etcd_gone_for_a_while_loses_nothing,
+        api_server::a_minute_without_the_api_server_is_bridged_from_memory,
+        api_server::what_happened_in_a_forgotten_history_is_found,
+        log::a_log_that_takes_nothing_holds_up_no_pod,
+        log::nothing_is_written_to_a_file,
     ]
 }
 
@@ -71,6 +80,7 @@ pub fn settings() -> Vec<&'static str> {
         "registries[1].credential.servicePrincipal.existingSecret=rotating",
         installation::service_port_setting(),
         "drainSeconds=5",
+        "log.level=debug",
     ])
 }
 
@@ -91,10 +101,11 @@ fn main() -> ExitCode {
     };
     let conclusion = libtest_mimic::run(&arguments, trials(&runtime, Some(&world)));
     if conclusion.has_failed() {
-        eprintln!("--- logs of the replicas ---\n{}", world.installation.logs());
+        let logs = world.installation.logs();
+        let logs: Vec<_> = logs.lines().filter(|line| !line.contains("\"level\":\"DEBUG\"")).collect();
+        eprintln!("--- logs of the replicas, without debug ---\n{}", logs.join("\n"));
     }
-    // Ends the control plane and everything on it.
-    let world = Arc::into_inner(world).expect("every case has ended");
+    // The control plane ends with the world, and with this process if a case that failed still holds it.
     runtime.block_on(async { drop(world) });
     conclusion.exit_code()
 }

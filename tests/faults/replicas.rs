@@ -36,6 +36,27 @@ pub async fn a_killed_replica_costs_no_pod(world: Arc<World>) -> Result<(), Erro
 }
 
 /// The API server's own count of calls that failed and let the pod pass.
-async fn failed_open_calls(world: &World) -> Result<f64, Error> {
+pub async fn failed_open_calls(world: &World) -> Result<f64, Error> {
     world.api_server_counter(&["apiserver_admission_webhook_fail_open_count", "acr-pull-injector"]).await
+}
+
+/// Replaces so many of the oldest replicas, as a rolling update does: the new one is ready before the old one is told to
+/// stop.
+pub async fn replace_replicas(world: &World, count: usize, env: Vec<(String, String)>) -> Result<(), Error> {
+    let mut stopping = Vec::new();
+    for _ in 0..count {
+        world.installation.start_replica_with(&world.control_plane, env.clone()).await?;
+        let old = world.installation.take_oldest().ok_or("no replica")?;
+        old.pod.terminate();
+        // The endpoint goes away some time after the process was told, not before.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.installation.forwarder().remove_backend(old.webhook);
+        stopping.push(old);
+    }
+    for mut old in stopping {
+        let status = tokio::time::timeout(Duration::from_secs(40), old.pod.exited()).await;
+        let status = status.map_err(|_| "the old replica did not end")?;
+        expect(status.success(), format!("the old replica ended with {status}"))?;
+    }
+    Ok(())
 }
