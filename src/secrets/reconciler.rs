@@ -51,6 +51,16 @@ struct Failure {
     until: Timestamp,
 }
 
+impl Failure {
+    /// Whether it is too early to try again. A wait that is longer than any was begun by a clock that was ahead.
+    fn waits(&self, now: Timestamp) -> bool {
+        self.until > now && self.until.duration_since(now) <= LONGEST_WAIT
+    }
+}
+
+/// The longest pause that [`delay`] gives.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
+
 enum Work {
     Restore(String, Arc<StoredPullSecret>),
     Refresh(WriteReason, Arc<Namespace>),
@@ -227,7 +237,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|name, _| self.ensurer.store.stored(name).is_some());
         let needs = self.ensurer.store.all().into_iter().filter_map(|(name, stored)| {
-            if failures.get(&name).is_some_and(|failure| failure.until > now) {
+            if failures.get(&name).is_some_and(|failure| failure.waits(now)) {
                 return None;
             }
             let namespace = self.namespaces.cached(&name)?;

@@ -57,6 +57,8 @@ struct Case {
     world: Arc<World>,
     name: String,
     now: Arc<Mutex<Timestamp>>,
+    /// By how much the clock of the replica's node is ahead.
+    ahead: Arc<Mutex<SignedDuration>>,
     azure: FakeAzure,
     secret_file: tempfile::NamedTempFile,
     namespaces: Vec<String>,
@@ -74,7 +76,8 @@ impl Case {
         for _ in 0..namespaces {
             names.push(world.namespace(&[]).await?);
         }
-        Ok(Self { world, name: name.to_owned(), now, azure, secret_file, namespaces: names })
+        let ahead = Arc::default();
+        Ok(Self { world, name: name.to_owned(), now, ahead, azure, secret_file, namespaces: names })
     }
 
     fn configuration(&self) -> Result<Configuration, Error> {
@@ -97,7 +100,8 @@ impl Case {
 
     async fn replica(&self) -> Result<Replica, Error> {
         let configuration = self.configuration()?;
-        let (clock, metrics, shutdown) = (clock(&self.now), Arc::new(Metrics::new()), CancellationToken::new());
+        let (clock, metrics, shutdown) =
+            (clock(&self.now, &self.ahead), Arc::new(Metrics::new()), CancellationToken::new());
         let settings = Arc::new(ArcSwap::from_pointee(configuration.settings(None)));
         let credentials = Arc::new(Credentials::read(&configuration, metrics.clone(), clock.clone()).await);
         let store = Arc::new(KubernetesPullSecrets::new(self.world.client.clone(), settings.clone()));
@@ -181,9 +185,9 @@ fn time(now: &Arc<Mutex<Timestamp>>) -> Arc<dyn Fn() -> Timestamp + Send + Sync>
     Arc::new(move || *now.lock().unwrap())
 }
 
-fn clock(now: &Arc<Mutex<Timestamp>>) -> Clock {
-    let time = time(now);
-    Clock::from_fn(move || time())
+fn clock(now: &Arc<Mutex<Timestamp>>, ahead: &Arc<Mutex<SignedDuration>>) -> Clock {
+    let (time, ahead) = (time(now), ahead.clone());
+    Clock::from_fn(move || time() + *ahead.lock().unwrap())
 }
 
 /// 24 hours in steps of five minutes: about one exchange for each half of a token's life, whatever the number of
@@ -309,4 +313,31 @@ pub async fn a_pull_secret_of_passwords_does_not_expire(world: Arc<World>) -> Re
     }
     let annotations = case.secret(namespace).await?.metadata.annotations.unwrap_or_default();
     expect(!annotations.contains_key(EXPIRES_AT_ANNOTATION), format!("{annotations:?}"))
+}
+
+/// The clock of the node jumps hours ahead and back, while that of Azure goes on. Pods pull all the time, the registry is
+/// not asked for a token again and again, and once the clock is right all goes on as if nothing had been.
+pub async fn a_clock_that_jumps_stops_nothing(world: Arc<World>) -> Result<(), Error> {
+    let case = Case::start(world, "life-of-a-clock", 2).await?;
+    let replica = case.replica().await?;
+    case.ensure_all(&replica).await?;
+    for hours in [5, -5, 48, -48, 0] {
+        *case.ahead.lock().unwrap() = SignedDuration::from_hours(hours);
+        let exchanges = case.azure.registry("contoso").exchanges();
+        for _ in 0..30 {
+            case.advance(&replica, SignedDuration::from_secs(10)).await?;
+            // As pods come: while no token is good by this clock, they pass with a warning.
+            drop(case.ensure_all(&replica).await);
+            expect(case.all_can_pull().await?, format!("a pull secret is of no use, the clock is ahead by {hours} h"))?;
+        }
+        let exchanges = case.azure.registry("contoso").exchanges() - exchanges;
+        expect(exchanges <= 12, format!("{exchanges} exchanges in five minutes, the clock is ahead by {hours} h"))?;
+    }
+    let before = case.azure.registry("contoso").exchanges();
+    for _ in 0..48 {
+        case.advance(&replica, SignedDuration::from_mins(5)).await?;
+        expect(case.all_can_pull().await?, "a pull secret is of no use after the clock was set right")?;
+    }
+    let exchanges = case.azure.registry("contoso").exchanges() - before;
+    expect((2..=6).contains(&exchanges), format!("{exchanges} exchanges in four hours of a right clock"))
 }

@@ -17,10 +17,14 @@ mod abuse;
 mod api_server;
 mod azure;
 mod certificate_files;
+mod clock;
 mod edge;
 #[path = "../e2e/installation.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod installation;
+#[path = "../e2e/life.rs"]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod life;
 mod line;
 #[path = "../e2e/load.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
@@ -28,6 +32,9 @@ mod load;
 mod log;
 mod progress;
 mod replicas;
+#[path = "../e2e/upkeep.rs"]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod upkeep;
 #[path = "../e2e/world.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod world;
@@ -54,6 +61,9 @@ macro_rules! cases {
 fn cases() -> Vec<(&'static str, Case)> {
     cases![
         replicas::a_killed_replica_costs_no_pod,
+        replicas::a_rolling_update_fails_no_call,
+        replicas::a_leader_killed_in_the_middle_of_a_rewrite_costs_no_pod,
+        clock::a_clock_that_jumps_costs_no_pod,
         edge::ten_thousand_idle_connections_cost_no_pod,
         edge::clients_that_never_read_cost_no_pod,
         edge::no_descriptor_left_costs_no_pod,

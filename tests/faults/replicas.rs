@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     load::Load,
     progress::say,
-    world::{Error, World, expect},
+    world::{Error, World, expect, expect_equal},
 };
 
 /// Calls that were under way fail open. The reference of these pods comes from the fallback policy, which the API server
@@ -33,6 +33,25 @@ pub async fn a_killed_replica_costs_no_pod(world: Arc<World>) -> Result<(), Erro
     say(format!("{outcome:?}"));
     expect(outcome.created > 200, format!("only {} pods were created", outcome.created))?;
     expect(failed_open > 0.0, "no call failed, so this case has shown nothing")
+}
+
+/// As a rolling update with `maxUnavailable: 0` goes, also to another version of the Deployment.
+pub async fn a_rolling_update_fails_no_call(world: Arc<World>) -> Result<(), Error> {
+    let failed_open = failed_open_calls(&world).await?;
+    let load = Load::start(&world).await?;
+    replace_replicas(&world, 2, Vec::new()).await?;
+    let outcome = load.finish().await?;
+    say(format!("{outcome:?}"));
+    expect_equal("calls that failed open", failed_open_calls(&world).await?, failed_open)
+}
+
+/// Its case is one of `tests/e2e`; here pods keep coming.
+pub async fn a_leader_killed_in_the_middle_of_a_rewrite_costs_no_pod(world: Arc<World>) -> Result<(), Error> {
+    let load = Load::start_patient(&world).await?;
+    crate::upkeep::a_rewrite_survives_the_death_of_its_leader(world.clone()).await?;
+    let outcome = load.finish().await?;
+    say(format!("{outcome:?}"));
+    Ok(())
 }
 
 /// The API server's own count of calls that failed and let the pod pass.
