@@ -17,12 +17,14 @@ RUN echo 'fn main() {}' > /tmp/empty.rs \
     && find . -type d -empty -delete
 
 FROM toolchain AS build
+# Writes the list of crates into the program, for scanners of images to read.
+RUN cargo install --locked cargo-auditable@0.7.7
 COPY --from=manifests /build /build
-RUN cargo build --release --locked --bin acr-pull-injector
+RUN cargo auditable build --release --locked --bin acr-pull-injector
 COPY . /build
 # Cargo goes by modification times, and those of a checkout may be older than the empty programs.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
-    && cargo build --release --locked --bin acr-pull-injector
+    && cargo auditable build --release --locked --bin acr-pull-injector
 
 # glibc, libgcc and the CA certificates; no shell and no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot
