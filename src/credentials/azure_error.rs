@@ -91,6 +91,8 @@ pub enum AzureErrorKind {
     ImageUnknown,
     /// Too many requests.
     Throttled,
+    /// Not asked: too many login servers were asked for lately that never gave a token.
+    TooManyUnknown,
     /// The other side reports a fault of its own.
     Unavailable,
     /// The host name cannot be resolved.
@@ -205,7 +207,7 @@ impl AzureError {
             | AzureErrorKind::ForeignRealm { .. }
             | AzureErrorKind::NotARegistry => "registry_refused",
             AzureErrorKind::Firewall => "firewall",
-            AzureErrorKind::Throttled => "throttled",
+            AzureErrorKind::Throttled | AzureErrorKind::TooManyUnknown => "throttled",
             AzureErrorKind::Unavailable => "unavailable",
             AzureErrorKind::Dns
             | AzureErrorKind::Connection(_)

@@ -17,6 +17,7 @@ pub mod material;
 pub mod registry_login;
 pub mod renewed;
 pub mod source;
+mod strangers;
 pub mod token_cache;
 pub mod token_lifetime;
 

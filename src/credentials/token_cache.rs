@@ -21,6 +21,7 @@ use super::{
     http::AzureHttp,
     identity::Identity,
     renewed::{Failed, Fetched, Renewed},
+    strangers::Strangers,
 };
 use crate::{
     clock::Clock,
@@ -37,6 +38,8 @@ use crate::{
 const UNUSED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Anybody who may create pods may name hosts under a wildcard, so what that leaves behind is bounded.
 const MAX_HOSTS: usize = 2_000;
+/// When a login server is asked about again that had no place in the budget for unknown ones.
+const UNKNOWN_ASKED_AGAIN: Duration = Duration::from_secs(5);
 /// Renewals that run at the same time.
 const AT_ONCE: usize = 8;
 /// A token of Entra lives an hour or more; one that is nearly over is of no use to anybody.
@@ -49,6 +52,7 @@ pub struct TokenCache {
     clock: Clock,
     metrics: Arc<Metrics>,
     kept: Mutex<Kept>,
+    strangers: Strangers,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +75,8 @@ struct Entry {
     registries: Mutex<BTreeSet<RegistryName>>,
     /// An exact host of a rule: kept fresh whether or not anybody asks.
     warm: AtomicBool,
+    /// Some rule has got a token for it, be it with another identity.
+    is_known: AtomicBool,
     /// When somebody last asked, in seconds since 1970.
     used_at: AtomicI64,
 }
@@ -89,7 +95,7 @@ pub struct Wanted {
 impl TokenCache {
     /// An empty cache.
     pub fn new(http: Arc<AzureHttp>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { http: ArcSwap::new(http), clock, metrics, kept: Mutex::default() }
+        Self { http: ArcSwap::new(http), clock, metrics, kept: Mutex::default(), strangers: Strangers::default() }
     }
 
     /// A credential of the rule `registry` for a login server: from memory while there is a good one, else from Azure, one
@@ -106,7 +112,7 @@ impl TokenCache {
     ) -> Result<RegistryCredential, AzureError> {
         let entry = self.entry(registry, identity, host);
         entry.used_at.store(self.clock.now().as_second(), Ordering::Relaxed);
-        match entry.token.get(|| self.fetch(&entry)).await {
+        match entry.token.get(|| self.fetch_within_budget(&entry)).await {
             Ok(fetched) => Ok(credential_of(&entry, fetched)),
             Err(error) => self.last_good(registry, host).ok_or(error),
         }
@@ -166,6 +172,16 @@ impl TokenCache {
         }
     }
 
+    /// Does not ask Azure about too many login servers that are unknown, so that names that are made up cost little.
+    async fn fetch_within_budget(&self, entry: &Entry) -> Result<Fetched<RefreshToken>, Failed> {
+        let now = self.clock.now();
+        if !entry.is_warm() && !entry.is_known.load(Ordering::Relaxed) && !self.strangers.may_be_asked(now) {
+            let error = AzureError::new(AzureErrorKind::TooManyUnknown, entry.host.party());
+            return Err(Failed { error, not_before: now.checked_add(UNKNOWN_ASKED_AGAIN).ok() });
+        }
+        self.fetch(entry).await
+    }
+
     /// Signs in and exchanges, and keeps the result for every rule that uses it.
     async fn fetch(&self, entry: &Entry) -> Result<Fetched<RefreshToken>, Failed> {
         let span = spans::exchange(entry.host.as_str());
@@ -180,6 +196,7 @@ impl TokenCache {
         }
         match &result {
             Ok(fetched) => {
+                entry.is_known.store(true, Ordering::Relaxed);
                 let credential = credential_of(entry, fetched.clone());
                 let mut kept = self.kept();
                 for registry in registries {
@@ -239,6 +256,7 @@ impl TokenCache {
         if kept.hosts.len() >= MAX_HOSTS {
             kept.forget_least_used();
         }
+        let is_known = kept.last_good.keys().any(|(_, known)| known == host);
         let entra = kept.identities.entry(fingerprint).or_insert_with(|| Arc::new(Renewed::new(self.clock.clone())));
         let entry = Arc::new(Entry {
             identity: identity.clone(),
@@ -247,6 +265,7 @@ impl TokenCache {
             token: Renewed::new(self.clock.clone()),
             registries: Mutex::new(BTreeSet::from([registry.clone()])),
             warm: AtomicBool::new(false),
+            is_known: AtomicBool::new(is_known),
             used_at: AtomicI64::new(self.clock.now().as_second()),
         });
         kept.hosts.insert(key, entry.clone());
@@ -296,7 +315,8 @@ impl Kept {
             .hosts
             .iter()
             .filter(|(_, entry)| !entry.is_warm())
-            .min_by_key(|(_, entry)| entry.used_at.load(Ordering::Relaxed))
+            // What never gave a token first: it may be made up.
+            .min_by_key(|(_, entry)| (entry.is_known.load(Ordering::Relaxed), entry.used_at.load(Ordering::Relaxed)))
             .map(|(key, _)| key.clone());
         if let Some(key) = oldest {
             self.forget(&key);

@@ -284,6 +284,15 @@ impl RegistryRules {
         self.rules.is_empty()
     }
 
+    /// Does a rule name the login server, in just this spelling? Such names are as few as the operator has written.
+    pub fn names(&self, login_server: &LoginServer) -> bool {
+        let is_this = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact { host, port } => host == login_server.spelled_name() && *port == login_server.port(),
+            HostPattern::Any { .. } => false,
+        };
+        self.rules.iter().flat_map(|rule| &rule.hosts).any(is_this)
+    }
+
     /// The rules that decide about the login server, whatever the namespace: all of the most specific level.
     pub fn covering(&self, login_server: &LoginServer) -> Vec<&RegistryRule> {
         let level = self.rules.iter().filter_map(|rule| rule.specificity(login_server)).max();

@@ -58,7 +58,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             held.extend(granted(hosts, namespace, &settings));
         }
         let more = wanted.iter().filter(|(login_server, _)| !held.contains_key(*login_server));
-        let all: Vec<_> = held.iter().chain(more).collect();
+        let mut all: Vec<_> = held.iter().chain(more).collect();
+        // What a rule names has its place, whatever somebody makes up under a wildcard or in other spellings.
+        all.sort_by_key(|(login_server, _)| !settings.rules.names(login_server));
         // Those without a credential count too: somebody who edits a pull secret must not have us ask for thousands.
         let (asked, left_out) = all.split_at(all.len().min(MAX_LOGIN_SERVERS));
         let too_many = || Missing::TooMany { namespace: namespace.name.clone() };

@@ -65,6 +65,31 @@ async fn what_is_asked_for_one_namespace_is_bounded() {
 }
 
 #[tokio::test]
+async fn what_a_rule_names_has_its_place_in_a_full_pull_secret() {
+    let case = Case::new();
+    let made_up: Vec<_> = (0..MAX_LOGIN_SERVERS).map(|number| format!("aaaaa{number}.azurecr.io")).collect();
+    made_up.iter().for_each(|host| case.azure.renew(host, case.now()));
+    case.ensure("team", &made_up.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
+    assert!(case.ensure("team", &[B]).await.unwrap_err().to_string().contains("more than 128 login servers"));
+    let mut settings = (*case.ensurer.settings.load_full()).clone();
+    let mut rules: Vec<_> = settings.rules.iter().cloned().collect();
+    let login_servers = settings.rules.login_servers().clone();
+    let named = crate::domain::registry::HostPattern::parse(A, &login_servers).unwrap();
+    rules.extend(rules.last().cloned());
+    let last = rules.last_mut().unwrap();
+    (last.name, last.hosts) = ("named".parse().unwrap(), vec![named]);
+    settings.rules = crate::domain::registry::RegistryRules::new(login_servers, rules).unwrap();
+    case.ensurer.settings.store(Arc::new(settings));
+    let wanted = BTreeMap::from([(world::login_server(A), "named".parse().unwrap())]);
+    case.ensurer.ensure(&world::namespace("team"), &wanted, WriteReason::Admission).await.unwrap();
+    assert!(case.store.password("team", A).starts_with(A));
+    assert_eq!(case.store.stored("team").unwrap().hosts.len(), MAX_LOGIN_SERVERS);
+    let other_spelling = BTreeMap::from([(world::login_server("Contoso.azurecr.io"), "named".parse().unwrap())]);
+    let error = case.ensurer.ensure(&world::namespace("team"), &other_spelling, WriteReason::Admission).await;
+    assert!(error.is_err(), "spellings are without number");
+}
+
+#[tokio::test]
 async fn a_registry_that_is_away_does_not_hold_up_the_others() {
     let case = Case::new();
     for number in 0..10 {

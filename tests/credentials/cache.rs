@@ -228,3 +228,33 @@ async fn no_token_goes_to_a_host_that_the_rule_does_not_cover() {
     assert!(error.contains("does not cover fabrikam.localhost"), "{error}");
     assert_eq!(world.fake.entra().requests(), 0);
 }
+
+#[tokio::test]
+async fn made_up_login_servers_cost_little_and_take_nothing_from_real_ones() {
+    let world = World::start().await;
+    let configuration = world.configuration_of(&["*.localhost".to_owned()], &world.secret_credential());
+    let credentials = world.credentials_of(&configuration).await;
+    world.credential(&credentials).await.unwrap();
+    let asked = || {
+        let text = world.metrics.encode(0, None);
+        let counts = text.lines().filter(|line| line.starts_with("acr_pull_injector_credential_refreshes_total{"));
+        counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    assert_eq!(asked(), 1);
+    world.advance(1);
+    let real = world.fake.login_server("contoso");
+    for number in 0..2_100 {
+        let made_up = real.replace("contoso", &format!("madeup{number}"));
+        let error = world.credential_for(&credentials, &made_up).await.unwrap_err().to_string();
+        assert_eq!(error.contains("too many login servers"), number >= 60, "{number}: {error}");
+    }
+    assert_eq!(asked(), 61, "exchanges");
+    world.credential(&credentials).await.unwrap();
+    assert_eq!(world.fake.registry("contoso").exchanges(), 1, "the token of the real one is still there");
+    world.advance(10);
+    for number in 3_000..3_100 {
+        let made_up = real.replace("contoso", &format!("madeup{number}"));
+        world.credential_for(&credentials, &made_up).await.unwrap_err();
+    }
+    assert_eq!(asked(), 71, "one more for each second");
+}

@@ -144,6 +144,11 @@ fn registry(error: &AzureError, login_server: &str, formatter: &mut fmt::Formatt
             formatter,
             "{login_server} throttles requests: it is asked again later; a higher tier of the registry allows more"
         ),
+        AzureErrorKind::TooManyUnknown => write!(
+            formatter,
+            "{login_server} is not asked yet, since too many login servers were named lately that never gave a token: it is \
+             asked later; name those that you have in hosts"
+        ),
         AzureErrorKind::ForeignRealm { realm } => write!(
             formatter,
             "{login_server} wants the sign-in at {realm}, which is no login server: no credential is sent there; add its \
