@@ -3,29 +3,22 @@
 //! An admission is one line at debug, with uid, namespace, name, operation, outcome and milliseconds; a write of a pull secret
 //! one at info. Never a review and never a credential.
 
-<<<<<<< HEAD
 #[cfg(feature = "otlp")]
 pub mod traces;
 
-use std::io::IsTerminal;
-=======
 mod background_writer;
 
 use std::{io::IsTerminal, time::Duration};
->>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
 
 use clap::ValueEnum;
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::{EnvFilter, fmt::SubscriberBuilder};
 
-<<<<<<< HEAD
-use crate::spans;
-=======
 use self::background_writer::BackgroundWriter;
+use crate::spans;
 
 /// How long the end of the process waits for a log that nobody takes.
 const LAST_LINES: Duration = Duration::from_secs(1);
->>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -55,13 +48,6 @@ impl Drop for Logging {
 ///
 /// # Errors
 ///
-<<<<<<< HEAD
-/// When logging was started already.
-pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let subscriber = SubscriberBuilder::default().with_env_filter(filter).with_writer(std::io::stderr);
-    if format.is_json() {
-        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-=======
 /// When logging was started already, or no thread can be started.
 pub fn start(
     format: LogFormat,
@@ -69,15 +55,9 @@ pub fn start(
     dropped: Counter,
 ) -> Result<Logging, Box<dyn std::error::Error + Send + Sync>> {
     let writer = BackgroundWriter::start(std::io::stderr(), dropped)?;
-    let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
     let subscriber = SubscriberBuilder::default().with_env_filter(filter).with_writer(writer.clone());
-    if json {
+    if format.is_json() {
         subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()?;
->>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
     } else {
         subscriber.with_ansi(std::io::stderr().is_terminal()).try_init()?;
     }
@@ -93,16 +73,19 @@ pub fn start(
 pub fn start_with_traces(
     format: LogFormat,
     filter: EnvFilter,
+    dropped: Counter,
     traces: &traces::Traces,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Logging, Box<dyn std::error::Error + Send + Sync>> {
     use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let writer = BackgroundWriter::start(std::io::stderr(), dropped)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone());
     let lines = if format.is_json() {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed()
     } else {
         lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed()
     };
-    Ok(tracing_subscriber::registry().with(traces.layer()).with(lines).try_init()?)
+    tracing_subscriber::registry().with(traces.layer()).with(lines).try_init()?;
+    Ok(Logging(writer))
 }
 
 impl LogFormat {

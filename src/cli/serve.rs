@@ -74,22 +74,18 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
         #[cfg(feature = "otlp")]
         otlp_endpoint,
     } = arguments;
-<<<<<<< HEAD
+    let process = Process::default();
+    let dropped = process.metrics.log_lines_dropped();
     #[cfg(feature = "otlp")]
     let traces = Traces::to(&otlp_endpoint)?;
     #[cfg(feature = "otlp")]
     let logging = match &traces {
-        Some(traces) => telemetry::start_with_traces(log_format, log_level, traces),
-        None => telemetry::start(log_format, log_level),
+        Some(traces) => telemetry::start_with_traces(log_format, log_level, dropped, traces),
+        None => telemetry::start(log_format, log_level, dropped),
     };
     #[cfg(not(feature = "otlp"))]
-    let logging = telemetry::start(log_format, log_level);
-    logging.map_err(ServeError::Logging)?;
-=======
-    let process = Process::default();
-    let _logging =
-        telemetry::start(log_format, log_level, process.metrics.log_lines_dropped()).map_err(ServeError::Logging)?;
->>>>>>> 9b7f1cf (Never wait for the log; notice dead watches, and resume them soon)
+    let logging = telemetry::start(log_format, log_level, dropped);
+    let _logging = logging.map_err(ServeError::Logging)?;
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let configuration = Configuration::load(&configuration_file)?;
     let kubernetes = kube::Config::infer().await.map_err(|error| ServeError::Kubernetes(error.into()))?;
