@@ -5,32 +5,30 @@
 
 mod body_memory;
 mod connection_limit;
+mod connections;
 mod counted;
+mod webhook;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::TcpListener, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{self, Next},
+    extract::State,
+    http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
-};
-use axum_server::{
-    Handle,
-    tls_rustls::{RustlsAcceptor, RustlsConfig},
+    routing::get,
 };
 use certs::ServingCertificate;
-use tower_http::catch_panic::CatchPanicLayer;
+use hyper::service::service_fn;
+use hyper_util::service::TowerToHyperService;
 
+pub use self::webhook::Webhook;
 use self::{
-    body_memory::{BodyMemory, within_memory},
     connection_limit::ConnectionLimit,
+    connections::{Plain, Tls},
 };
 use crate::{
-    admission::{Admission, CredentialSource, NamespaceSource, PullSecretStore},
+    admission::{CredentialSource, NamespaceSource, PullSecretStore},
     lifecycle::{Lifecycle, Readiness},
     metrics::Metrics,
 };
@@ -57,22 +55,6 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// How much of a request is read ahead, and so the size of the largest head: the API server's have less than 1 KiB.
 const READ_AHEAD: usize = 16 << 10;
-
-/// `POST /mutate`, and nothing else.
-pub fn webhook_router<C, S, N>(admission: Arc<Admission<C, S, N>>, lifecycle: Lifecycle) -> Router
-where
-    C: CredentialSource,
-    S: PullSecretStore,
-    N: NamespaceSource,
-{
-    Router::new()
-        .route("/mutate", post(mutate::<C, S, N>))
-        .with_state(admission)
-        .layer(middleware::from_fn_with_state(BodyMemory::default(), within_memory))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn_with_state(lifecycle, close_while_draining))
-}
 
 /// What the admin port tells.
 #[derive(Clone, Debug)]
@@ -104,91 +86,33 @@ pub fn admin_router(state: AdminState) -> Router {
         .with_state(state)
 }
 
-/// Serves the webhook until the handle is told to stop.
+/// Serves the webhook until the lifecycle is stopping.
 ///
 /// # Errors
 ///
 /// When the listener cannot be used.
-pub async fn serve_webhook(
+pub async fn serve_webhook<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
-    router: Router,
-    handle: Handle<std::net::SocketAddr>,
+    webhook: Webhook<C, S, N>,
+    lifecycle: Lifecycle,
 ) -> std::io::Result<()> {
-    let connections = ConnectionLimit::at_most(WEBHOOK_CONNECTIONS, "webhook");
-    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls)).handshake_timeout(HANDSHAKE_TIMEOUT);
-    let acceptor = acceptor.acceptor(connections.clone());
-    let mut server = axum_server::from_tcp(listener)?
-        .acceptor(acceptor)
-        .accept_error_handler(move |peer, error| make_room(&connections, peer, error))
-        .http1_only()
-        .handle(handle);
-    server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
-    server.serve(router.into_make_service()).await
+    let service = service_fn(move |request| {
+        let webhook = webhook.clone();
+        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+    });
+    let limit = ConnectionLimit::at_most(WEBHOOK_CONNECTIONS, "webhook");
+    connections::serve(listener, limit, Tls::new(tls), service, lifecycle).await
 }
 
-/// Serves the admin port until the handle is told to stop.
+/// Serves the admin port until the lifecycle is stopping.
 ///
 /// # Errors
 ///
 /// When the listener cannot be used.
-pub async fn serve_admin(
-    listener: TcpListener,
-    router: Router,
-    handle: Handle<std::net::SocketAddr>,
-) -> std::io::Result<()> {
-    let connections = ConnectionLimit::at_most(ADMIN_CONNECTIONS, "admin");
-    let mut server = axum_server::from_tcp(listener)?
-        .acceptor(connections.clone())
-        .accept_error_handler(move |peer, error| make_room(&connections, peer, error))
-        .http1_only()
-        .handle(handle);
-    server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
-    server.serve(router.into_make_service()).await
-}
-
-/// Without a peer the connection could not even be accepted.
-fn make_room(connections: &ConnectionLimit, peer: Option<&std::net::SocketAddr>, error: &std::io::Error) {
-    if peer.is_none() {
-        connections.make_room(error);
-    }
-}
-
-async fn mutate<C, S, N>(State(admission): State<Arc<Admission<C, S, N>>>, request: axum::extract::Request) -> Response
-where
-    C: CredentialSource,
-    S: PullSecretStore,
-    N: NamespaceSource,
-{
-    let body = match tokio::time::timeout(BODY_TIMEOUT, axum::RequestExt::extract::<Bytes, _>(request)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(rejection)) => return rejection.into_response(),
-        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time\n").into_response(),
-    };
-    let started = std::time::Instant::now();
-    match admission.answer(&body).await {
-        Ok(answer) => {
-            admission.metrics.admission_reviewed(answer.outcome, started.elapsed());
-            ([(header::CONTENT_TYPE, "application/json")], answer.body).into_response()
-        }
-        Err(error) => {
-            admission.metrics.admission_reviewed("malformed", started.elapsed());
-            (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()
-        }
-    }
-}
-
-/// Asks clients to take their next request elsewhere once the drain has begun.
-async fn close_while_draining(
-    State(lifecycle): State<Lifecycle>,
-    request: axum::extract::Request,
-    next: Next,
-) -> Response {
-    let mut response = next.run(request).await;
-    if lifecycle.draining().is_cancelled() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+pub async fn serve_admin(listener: TcpListener, router: Router, lifecycle: Lifecycle) -> std::io::Result<()> {
+    let limit = ConnectionLimit::at_most(ADMIN_CONNECTIONS, "admin");
+    connections::serve(listener, limit, Plain, TowerToHyperService::new(router), lifecycle).await
 }
 
 async fn readyz(State(state): State<AdminState>) -> Response {

@@ -50,7 +50,7 @@ fn the_domain_is_pure() {
 /// Admission, ensuring and retrying see the world only through the traits of `admission`.
 #[test]
 fn the_use_case_knows_no_adapter() {
-    let crates = ["axum", "axum_server", "certs", "hyper", "k8s_openapi", "kube", "reqwest", "rustls", "tower_http"];
+    let crates = ["axum", "certs", "hyper", "hyper_util", "k8s_openapi", "kube", "reqwest", "rustls", "tokio_rustls"];
     let modules = ["cli", "config", "credentials", "namespaces", "secrets", "server", "watch_cache"];
     let modules = modules.map(|module| format!("crate::{module}"));
     for file in product_files(&["src/admission.rs", "src/ensure.rs", "src/retry.rs"]) {

@@ -1,10 +1,10 @@
-//! The measure for the webhook: axum over TLS that decodes a review and gives a constant answer, and does nothing else.
+//! The measure for the webhook: axum over TLS that decodes a review as a plain handler would and gives a constant answer,
+//! and does nothing else.
 //!
 //! It runs as a process of its own: this bench program, called with [`COMMAND`] as its first argument.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, hint::black_box, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use acr_pull_injector::domain::review;
 use axum::{
     Router,
     body::Bytes,
@@ -13,9 +13,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use clap::Parser;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -30,9 +34,20 @@ struct Arguments {
     certificate: PathBuf,
     #[arg(long)]
     key: PathBuf,
+    #[arg(long)]
+    decode: Decode,
     /// File with the constant answer
     #[arg(long)]
     answer: PathBuf,
+}
+
+/// What a review is decoded into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Decode {
+    /// A struct of the fields that a decision needs
+    Typed,
+    /// `serde_json::Value`
+    Value,
 }
 
 /// Serves until it is killed.
@@ -50,17 +65,93 @@ async fn serve(arguments: Arguments) -> Result<(), Error> {
     let answer = Bytes::from(std::fs::read(&arguments.answer)?);
     let router = Router::new()
         .route("/mutate", post(mutate))
-        .with_state(answer)
+        .with_state((arguments.decode, answer))
         .layer(DefaultBodyLimit::max(acr_pull_injector::server::BODY_LIMIT));
-    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls.into()));
-    let server = axum_server::bind(arguments.address).acceptor(acceptor).http1_only();
+    let listener = TcpListener::bind(arguments.address).await?;
     // On a worker thread, as in the webhook: on a shared core, two threads get more time than one.
-    Ok(tokio::spawn(server.serve(router.into_make_service())).await??)
+    Ok(tokio::spawn(accept(listener, Arc::new(tls).into(), router)).await??)
 }
 
-async fn mutate(State(answer): State<Bytes>, body: Bytes) -> Response {
-    match review::parse(&body) {
-        Ok(_) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+/// The loop of axum's own example of TLS (`low-level-rustls`).
+async fn accept(listener: TcpListener, tls: TlsAcceptor, router: Router) -> std::io::Result<()> {
+    loop {
+        let (socket, _) = listener.accept().await?;
+        let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            if let Ok(stream) = tls.accept(socket).await {
+                // Clients come and go.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
+        });
+    }
+}
+
+async fn mutate(State((decode, answer)): State<(Decode, Bytes)>, body: Bytes) -> Response {
+    let decoded = match decode {
+        Decode::Typed => serde_json::from_slice::<Review>(&body).map(|review| drop(black_box(review))),
+        Decode::Value => serde_json::from_slice::<serde_json::Value>(&body).map(|review| drop(black_box(review))),
+    };
+    match decoded {
+        Ok(()) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+#[serde(rename_all = "camelCase")]
+struct Review {
+    api_version: String,
+    request: Request,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    uid: String,
+    namespace: String,
+    operation: String,
+    dry_run: bool,
+    object: Pod,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+struct Pod {
+    metadata: Metadata,
+    spec: Spec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: String,
+    generate_name: String,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    containers: Vec<Container>,
+    #[serde(default)]
+    init_containers: Vec<Container>,
+    #[serde(default)]
+    image_pull_secrets: Vec<Reference>,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+struct Container {
+    image: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "decoding is all that is measured")]
+struct Reference {
+    name: String,
 }

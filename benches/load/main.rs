@@ -1,8 +1,8 @@
 //! The webhook under load, over TLS: `cargo bench --bench load`.
 //!
 //! The program is the release binary, installed from its chart on a real control plane. In the same run the same load
-//! goes to the least that could do the job: axum over TLS that only decodes the review and gives a constant answer, and, on
-//! request, a handler in Go with a typed pod.
+//! goes to the least that could do the job: axum over TLS that only decodes the review, into a struct of a few fields or
+//! into a `serde_json::Value`, and gives a constant answer; and, on request, to a handler in Go with a typed pod.
 
 #![expect(
     clippy::expect_used,
@@ -39,8 +39,14 @@ mod rounds;
 mod table;
 mod targets;
 
-use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use axum_handler::Decode;
 use clap::Parser;
 use control_plane::ControlPlane;
 use machine::Cores;
@@ -58,11 +64,11 @@ struct Arguments {
     /// Also measure a handler in Go with a typed pod; takes Go
     #[arg(long)]
     go: bool,
-    /// Rounds of the closed loop; the median of the rounds is shown
+    /// Rounds of new connections and of the closed loop; the median of the rounds is shown
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds that each server is measured in a round
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Reviews a second in the open loop
     #[arg(long, default_value_t = 1000.0)]
@@ -70,6 +76,9 @@ struct Arguments {
     /// Only reviews of this size: "2.5 KB", "8 KB", "100 KB" or "3 MiB"
     #[arg(long)]
     size: Option<String>,
+    /// The program to measure instead of the one that cargo built for this bench
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// What cargo adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -120,14 +129,18 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let directory = tempfile::tempdir()?;
     eprintln!("starting a control plane and installing the webhook");
-    let running = runtime.block_on(start(directory.path(), cores.as_ref()))?;
+    let program = arguments.program.as_deref().unwrap_or(Path::new(env!("CARGO_BIN_EXE_acr-pull-injector")));
+    let running = runtime.block_on(start(program, directory.path(), cores.as_ref()))?;
     let Running { product, webhook, admin } = running;
 
     let mut samples = samples();
     samples.retain(|sample| arguments.size.as_ref().is_none_or(|size| size == sample.name));
     let answer = answer(&webhook, &samples)?;
     let address = || product.control_plane.new_pod_address();
-    let mut targets = vec![webhook, Target::axum(address(), directory.path(), cores.as_ref(), &answer)?];
+    let mut targets = vec![webhook];
+    for decode in [Decode::Typed, Decode::Value] {
+        targets.push(Target::axum(decode, address(), directory.path(), cores.as_ref(), &answer)?);
+    }
     if arguments.go {
         eprintln!("building the handler in Go");
         targets.push(Target::go(address(), directory.path(), cores.as_ref())?);
@@ -146,8 +159,8 @@ struct Running {
     admin: SocketAddr,
 }
 
-async fn start(directory: &Path, cores: Option<&Cores>) -> Result<Running, Error> {
-    let mut program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector")).to_owned();
+async fn start(program: &Path, directory: &Path, cores: Option<&Cores>) -> Result<Running, Error> {
+    let mut program = program.to_owned();
     if let Some(cores) = cores {
         program = cores.server_program(&program, directory)?;
     }

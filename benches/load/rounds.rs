@@ -9,7 +9,7 @@ use crate::{
     client::{Connection, Endpoint},
     latencies::milliseconds,
     loops::{self, Work},
-    process::mebibytes,
+    process::{mebibytes, own_cpu_time},
     product::Error,
     reviews::Sample,
     table::Table,
@@ -110,20 +110,35 @@ fn open_loop(arguments: &Arguments, targets: &[Target], sample: &Sample) -> Resu
 fn handshakes(arguments: &Arguments, targets: &[Target], sample: &Sample) -> Result<(), Error> {
     let mut table = Table::new(
         "New connections: a full TLS handshake and one review each",
-        &["server", "review", "a second", "CPU µs each", "core busy %"],
+        &["server", "review", "a second", "CPU µs each", "core busy %", "client's CPU µs each"],
     );
     let request = Endpoint::request(&sample.body);
+    let open = |target: &Target, duration| loops::handshakes(&target.endpoint, &request, HANDSHAKE_CLIENTS, duration);
     for target in targets {
-        eprintln!("handshakes, {}", target.name);
-        loops::handshakes(&target.endpoint, &request, HANDSHAKE_CLIENTS, WARM_UP)?;
-        let duration = arguments.round() * 2;
-        let measured = observed(target, || loops::handshakes(&target.endpoint, &request, HANDSHAKE_CLIENTS, duration))?;
+        open(target, WARM_UP)?;
+    }
+    let mut measured = vec![Vec::new(); targets.len()];
+    let mut of_client = vec![Vec::new(); targets.len()];
+    for round in 0..arguments.rounds() {
+        eprintln!("handshakes, round {}", round + 1);
+        for ((target, measured), of_client) in targets.iter().zip(&mut measured).zip(&mut of_client) {
+            measured.push(observed(target, || {
+                let before = own_cpu_time()?;
+                let work = open(target, arguments.round())?;
+                let cpu = own_cpu_time()?.saturating_sub(before).as_secs_f64();
+                of_client.push(cpu * 1e6 / work.count as f64);
+                Ok(work)
+            })?);
+        }
+    }
+    for ((target, measured), of_client) in targets.iter().zip(&measured).zip(of_client) {
         table.row([
             target.name.to_owned(),
             sample.name.to_owned(),
-            format!("{:.0}", measured.per_second),
-            format!("{:.0}", measured.cpu),
-            format!("{:.0}", measured.busy),
+            format!("{:.0}", median(measured, |measured| measured.per_second)),
+            format!("{:.0}", median(measured, |measured| measured.cpu)),
+            format!("{:.0}", median(measured, |measured| measured.busy)),
+            format!("{:.0}", middle(of_client)),
         ]);
     }
     println!("{table}");
@@ -135,7 +150,10 @@ fn connect(target: &Target, count: usize) -> Result<Vec<Connection>, Error> {
 }
 
 fn median(measured: &[Measured], field: fn(&Measured) -> f64) -> f64 {
-    let mut values: Vec<f64> = measured.iter().map(field).collect();
+    middle(measured.iter().map(field).collect())
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }

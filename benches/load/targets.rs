@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    axum_handler,
+    axum_handler::{self, Decode},
     client::Endpoint,
     machine::Cores,
     process::Process,
@@ -50,14 +50,24 @@ impl Target {
         Self { name: "webhook", endpoint, process, _server: Server::Replica(Box::new(replica)) }
     }
 
-    /// The bare handler of axum, which answers `answer`.
-    pub fn axum(address: IpAddr, directory: &Path, cores: Option<&Cores>, answer: &[u8]) -> Result<Self, Error> {
+    /// A bare handler of axum, which answers `answer`.
+    pub fn axum(
+        decode: Decode,
+        address: IpAddr,
+        directory: &Path,
+        cores: Option<&Cores>,
+        answer: &[u8],
+    ) -> Result<Self, Error> {
         let file = directory.join("answer.json");
         fs::write(&file, answer)?;
         let program = std::env::current_exe()?;
         let mut command = server_command(&program, cores);
-        command.arg(axum_handler::COMMAND).arg("--answer").arg(file);
-        Self::start("axum", address, command, directory)
+        let (name, decode) = match decode {
+            Decode::Typed => ("axum", "typed"),
+            Decode::Value => ("axum Value", "value"),
+        };
+        command.args([axum_handler::COMMAND, "--decode", decode, "--answer"]).arg(file);
+        Self::start(name, address, command, directory)
     }
 
     /// The handler in Go, with a typed pod.

@@ -5,6 +5,18 @@ use std::{fs, io, time::Duration};
 /// The unit of times in `/proc/<pid>/stat` on Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// CPU time of this program so far, with threads that have ended, in steps of 10 ms.
+pub fn own_cpu_time() -> io::Result<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The name in parentheses may hold spaces; after it the fields are counted from 3.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    match ticks[..] {
+        [user, system] => Ok(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// A running process.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(pub u32);
@@ -19,16 +31,15 @@ pub struct Memory {
 }
 
 impl Process {
-    /// CPU time of all its threads so far, in steps of 10 ms.
+    /// CPU time of all its threads so far, without those that have ended.
     pub fn cpu_time(self) -> io::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
-        // The name in parentheses may hold spaces; after it the fields are counted from 3.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
-        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-        match ticks[..] {
-            [user, system] => Ok(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND)),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            // A thread may end meanwhile.
+            let times = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+            nanoseconds += times.split(' ').next().and_then(|running| running.parse().ok()).unwrap_or(0);
         }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// What it holds in memory.

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use axum_server::Handle;
 use certs::ServingCertificate;
 use kube::Client;
 
@@ -22,7 +21,7 @@ use crate::{
     config::{Configuration, ConfigurationError},
     lifecycle::{Lifecycle, Readiness, Signals},
     metrics::Metrics,
-    server::{self, AdminState},
+    server::{self, AdminState, Webhook},
     telemetry,
     watching::READ_TIMEOUT,
 };
@@ -99,21 +98,12 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     let parts = start_parts(clients, configuration, configuration_file, own_namespace, election, &process).await;
 
     let Process { lifecycle, readiness, metrics } = process;
-    let webhook_handle = Handle::new();
-    let router = server::webhook_router(Arc::new(parts.admission), lifecycle.clone());
-    let webhook = server::serve_webhook(webhook_listener, tls, router, webhook_handle.clone());
+    let webhook = Webhook::new(Arc::new(parts.admission), lifecycle.clone());
+    let webhook = server::serve_webhook(webhook_listener, tls, webhook, lifecycle.clone());
     lifecycle.spawn("webhook server", log_failure("webhook server", webhook));
-    let listening = readiness.gate("webhook socket");
-    let handle = webhook_handle.clone();
-    drop(lifecycle.spawn_work(async move {
-        if handle.listening().await.is_some() {
-            listening.open();
-        }
-    }));
-    let admin_handle = Handle::new();
     let state =
         AdminState { readiness, lifecycle: lifecycle.clone(), metrics, serving, pull_secrets: parts.pull_secrets };
-    let admin = server::serve_admin(admin_listener, server::admin_router(state), admin_handle.clone());
+    let admin = server::serve_admin(admin_listener, server::admin_router(state), lifecycle.clone());
     lifecycle.spawn("admin server", log_failure("admin server", admin));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %webhook_address, %admin_address, "started");
 
@@ -123,7 +113,7 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     }
     lifecycle.draining().cancel();
     tokio::select! {
-        () = drain_and_stop(&lifecycle, drain, &webhook_handle, &admin_handle) => {}
+        () = drain_and_stop(&lifecycle, drain) => {}
         signal = signals.received() => {
             tracing::warn!(signal, "stopping at once");
             return Ok(ExitCode::FAILURE);
@@ -163,18 +153,10 @@ struct Process {
 }
 
 /// Answers for as long as requests may still be routed here, then lets those under way finish.
-async fn drain_and_stop(
-    lifecycle: &Lifecycle,
-    drain: Duration,
-    webhook: &Handle<SocketAddr>,
-    admin: &Handle<SocketAddr>,
-) {
+async fn drain_and_stop(lifecycle: &Lifecycle, drain: Duration) {
     if !lifecycle.failed() {
         tokio::time::sleep(drain).await;
     }
-    lifecycle.stopping().cancel();
-    webhook.graceful_shutdown(Some(STOP_LIMIT));
-    admin.graceful_shutdown(Some(Duration::from_secs(1)));
     lifecycle.stop(STOP_LIMIT).await;
 }
 

@@ -57,11 +57,11 @@ impl<'a> ImageReference<'a> {
             return Err(ImageReferenceError::Identifier);
         }
         let (host, remainder) = split_host(image);
-        let (named, digest) = match remainder.split_once('@') {
+        let (named, digest) = match split_at(remainder, b'@') {
             Some((named, digest)) => (named, Some(digest)),
             None => (remainder, None),
         };
-        let (path, tag) = match named.split_once(':') {
+        let (path, tag) = match split_at(named, b':') {
             Some((path, tag)) => (path, Some(tag)),
             None => (named, None),
         };
@@ -122,12 +122,12 @@ impl LoginServer {
 
     /// The port, when one is spelled.
     pub fn port(&self) -> Option<u16> {
-        self.0.split_once(':').and_then(|(_, port)| port.parse().ok())
+        split_at(&self.0, b':').and_then(|(_, port)| port.parse().ok())
     }
 
     /// The host as spelled, without the port.
     pub(super) fn spelled_name(&self) -> &str {
-        self.0.split_once(':').map_or(self.as_str(), |(name, _)| name)
+        split_at(&self.0, b':').map_or(self.as_str(), |(name, _)| name)
     }
 }
 
@@ -264,12 +264,12 @@ impl Default for LoginServerRule {
 fn is_registry(front: &str, lengths: &std::ops::RangeInclusive<usize>) -> bool {
     let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let is_name = |label: &str| {
-        let (name, hash) = label.split_once('-').map_or((label, None), |(name, hash)| (name, Some(hash)));
+        let (name, hash) = split_at(label, b'-').map_or((label, None), |(name, hash)| (name, Some(hash)));
         label.len() <= 63 && lengths.contains(&name.len()) && is_word(name) && hash.is_none_or(is_word)
             // The zone of private endpoints, not a registry.
             && !label.eq_ignore_ascii_case("privatelink")
     };
-    match front.split_once('.') {
+    match split_at(front, b'.') {
         None => is_name(front),
         Some((name, place)) => {
             let region = place.rsplit_once('.').filter(|(_, last)| last.eq_ignore_ascii_case("geo"));
@@ -280,7 +280,7 @@ fn is_registry(front: &str, lengths: &std::ops::RangeInclusive<usize>) -> bool {
 
 /// Splits off the registry, by the rules of `splitDockerDomain` and of the grammar behind it.
 fn split_host(image: &str) -> (&str, &str) {
-    let Some((first, rest)) = image.split_once('/') else { return (DEFAULT_HOST, image) };
+    let Some((first, rest)) = split_at(image, b'/') else { return (DEFAULT_HOST, image) };
     let looks_like_host =
         first == "localhost" || first.bytes().any(|byte| matches!(byte, b'.' | b':') || byte.is_ascii_uppercase());
     if !looks_like_host {
@@ -296,17 +296,24 @@ fn split_host(image: &str) -> (&str, &str) {
 
 /// Splits `name[:port]`, if the name has the form of a host name and the port is all digits.
 fn split_port(host: &str) -> Option<(&str, Option<&str>)> {
-    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let (name, port) = split_at(host, b':').map_or((host, None), |(name, port)| (name, Some(port)));
     let well_formed = name.as_bytes().split(|byte| *byte == b'.').all(is_host_component);
     (well_formed && port.is_none_or(is_number)).then_some((name, port))
 }
 
 /// `[IPv6 address]` with an optional port. The grammar looks at the characters only.
 fn is_bracketed_address(host: &str) -> bool {
-    let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) else { return false };
+    let Some((address, port)) = host.strip_prefix('[').and_then(|rest| split_at(rest, b']')) else { return false };
     !address.is_empty()
         && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
         && (port.is_empty() || port.strip_prefix(':').is_some_and(is_number))
+}
+
+/// The text before the first such byte, an ASCII character, and after it. `split_once` sets up a search that pays off in
+/// longer texts only.
+fn split_at(text: &str, byte: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|found| found == byte)?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 fn is_host_component(label: &[u8]) -> bool {
@@ -336,7 +343,7 @@ fn is_tag(tag: &str) -> bool {
 }
 
 fn is_digest(digest: &str) -> bool {
-    let Some((algorithm, encoded)) = digest.split_once(':') else { return false };
+    let Some((algorithm, encoded)) = split_at(digest, b':') else { return false };
     let length = match algorithm {
         "sha256" => 64,
         "sha384" => 96,

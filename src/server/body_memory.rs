@@ -3,23 +3,15 @@
 //! A body counts by what it announces, before a byte of it is read. What does not fit gets 503 with `Retry-After`, upon which
 //! the API server asks again.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use axum::{
-    extract::{Request, State},
-    http::{StatusCode, header},
-    middleware::Next,
-    response::{IntoResponse as _, Response},
-};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use super::BODY_LIMIT;
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
 /// Memory for bodies, in two parts, so that large ones never stand in the way of the usual ones.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct BodyMemory {
-    usual: Arc<Semaphore>,
-    large: Arc<Semaphore>,
+    usual: Semaphore,
+    large: Semaphore,
 }
 
 /// Nearly all reviews are smaller.
@@ -33,29 +25,21 @@ const WAIT: Duration = Duration::from_millis(500);
 
 impl Default for BodyMemory {
     fn default() -> Self {
-        let pool = |bytes: usize| Arc::new(Semaphore::new(kibibytes(bytes)));
+        let pool = |bytes| Semaphore::new(kibibytes(bytes));
         Self { usual: pool(USUAL_MEMORY), large: pool(LARGE_MEMORY) }
     }
 }
 
 impl BodyMemory {
     /// Room for a body of this many bytes, until dropped. `None`: there is none just now.
-    async fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn room_for(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
         let pool = if bytes <= USUAL_BYTES { &self.usual } else { &self.large };
         let permits = u32::try_from(kibibytes(bytes)).ok()?;
-        tokio::time::timeout(WAIT, pool.clone().acquire_many_owned(permits)).await.ok()?.ok()
+        match pool.try_acquire_many(permits) {
+            Err(TryAcquireError::NoPermits) => tokio::time::timeout(WAIT, pool.acquire_many(permits)).await.ok()?.ok(),
+            room => room.ok(),
+        }
     }
-}
-
-/// Lets a request through when there is room for its body.
-pub(super) async fn within_memory(State(memory): State<BodyMemory>, request: Request, next: Next) -> Response {
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    // Without an announcement it may become as large as is read at all; one beyond that is refused when it is read.
-    let bytes = announced.unwrap_or(BODY_LIMIT).min(BODY_LIMIT);
-    if let Some(_room) = memory.room_for(bytes).await {
-        return next.run(request).await;
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "too many large requests at once\n").into_response()
 }
 
 /// Rounded up.
@@ -65,7 +49,7 @@ fn kibibytes(bytes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::BODY_LIMIT, *};
 
     #[tokio::test(start_paused = true)]
     async fn large_bodies_are_bounded_and_leave_the_usual_ones_alone() {

@@ -1,32 +1,19 @@
-//! The connection limit in axum-server: streams and services that keep to it.
+//! Streams and services that keep to the connection limit.
 
 use std::{
-    future::{Ready, ready},
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use axum_server::accept::Accept;
+use hyper::service::Service;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tower::Service;
 
-use super::connection_limit::{Admitted, ConnectionLimit};
-
-impl<S> Accept<TcpStream, S> for ConnectionLimit {
-    type Stream = CountedStream;
-    type Service = CountedService<S>;
-    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let admitted = Arc::new(self.admit());
-        ready(Ok((CountedStream { stream, admitted: admitted.clone() }, CountedService { service, admitted })))
-    }
-}
+use super::connection_limit::Admitted;
 
 /// A stream that ends when its connection is given up.
 #[derive(Debug)]
@@ -36,6 +23,10 @@ pub(super) struct CountedStream {
 }
 
 impl CountedStream {
+    pub(super) fn new(stream: TcpStream, admitted: Arc<Admitted>) -> Self {
+        Self { stream, admitted }
+    }
+
     fn check(&self, context: &Context<'_>) -> io::Result<()> {
         if self.admitted.is_given_up(context) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
@@ -96,16 +87,18 @@ pub(super) struct CountedService<S> {
     admitted: Arc<Admitted>,
 }
 
+impl<S> CountedService<S> {
+    pub(super) fn new(service: S, admitted: Arc<Admitted>) -> Self {
+        Self { service, admitted }
+    }
+}
+
 impl<S: Service<R>, R> Service<R> for CountedService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.service.poll_ready(context)
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
+    fn call(&self, request: R) -> Self::Future {
         self.admitted.asked();
         self.service.call(request)
     }
@@ -115,7 +108,7 @@ impl<S: Service<R>, R> Service<R> for CountedService<S> {
 mod tests {
     use tokio::io::AsyncReadExt as _;
 
-    use super::*;
+    use super::{super::connection_limit::ConnectionLimit, *};
 
     #[tokio::test]
     async fn a_connection_that_is_given_up_ends_while_somebody_reads() {
@@ -124,7 +117,7 @@ mod tests {
         let mut streams = Vec::new();
         for _ in 0..2 {
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (mut server, _) = limit.accept(listener.accept().await.unwrap().0, ()).await.unwrap();
+            let mut server = CountedStream::new(listener.accept().await.unwrap().0, Arc::new(limit.admit()));
             streams.push((client, tokio::spawn(async move { server.read_u8().await })));
             tokio::task::yield_now().await;
         }

@@ -1,12 +1,16 @@
 mod timeouts;
 
 use arc_swap::ArcSwap;
-use axum::{body::Body, http::Request};
-use tower::ServiceExt;
+use axum::{
+    body::{Body, Bytes},
+    http::{Method, Request},
+};
+use futures_util::{StreamExt as _, stream};
+use http_body_util::BodyExt as _;
 
 use super::*;
 use crate::{
-    admission::{CredentialError, ReadPullSecret, StoreError, Waiting},
+    admission::{Admission, CredentialError, ReadPullSecret, StoreError, Waiting},
     clock::Clock,
     config::Configuration,
     domain::{
@@ -78,7 +82,7 @@ impl PullSecretStore for Broken {
     }
 }
 
-fn router(lifecycle: &Lifecycle) -> Router {
+fn webhook(lifecycle: &Lifecycle) -> Webhook<Broken, Broken, Broken> {
     let (broken, metrics) = (Arc::new(Broken), Arc::new(Metrics::new()));
     let settings = Arc::new(ArcSwap::from_pointee(Configuration::parse("").unwrap().settings(None)));
     let ensurer = Ensurer::new(broken.clone(), broken.clone(), settings.clone(), metrics.clone(), Clock::system());
@@ -92,7 +96,7 @@ fn router(lifecycle: &Lifecycle) -> Router {
         lifecycle: lifecycle.clone(),
         metrics,
     };
-    webhook_router(Arc::new(admission), lifecycle.clone())
+    Webhook::new(Arc::new(admission), lifecycle.clone())
 }
 
 fn request(body: impl Into<Body>) -> Request<Body> {
@@ -109,23 +113,80 @@ fn review(namespace: &str) -> String {
 
 #[tokio::test]
 async fn a_panic_is_answered_and_what_comes_after_it_too() {
-    let router = router(&Lifecycle::new());
-    let answer = router.clone().oneshot(request(review("broken"))).await.unwrap();
+    let webhook = webhook(&Lifecycle::new());
+    let answer = webhook.answer(request(review("broken"))).await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let answer = router.oneshot(request(review("team-a"))).await.unwrap();
+    let answer = webhook.answer(request(review("team-a"))).await;
     assert_eq!(answer.status(), StatusCode::OK);
 }
 
 #[tokio::test]
 async fn every_answer_closes_its_connection_once_the_drain_has_begun() {
     let lifecycle = Lifecycle::new();
-    let router = router(&lifecycle);
+    let webhook = webhook(&lifecycle);
     for is_draining in [false, true] {
         for body in [review("team-a"), review("broken"), "not a review".to_owned(), " ".repeat(BODY_LIMIT + 1)] {
-            let answer = router.clone().oneshot(request(body)).await.unwrap();
+            let answer = webhook.answer(request(body)).await;
             let closes = answer.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
             assert_eq!(closes, is_draining, "{}", answer.status());
         }
         lifecycle.draining().cancel();
     }
+}
+
+#[tokio::test]
+async fn nothing_but_a_post_to_mutate_is_a_review() {
+    let webhook = webhook(&Lifecycle::new());
+    for (method, path, status) in [
+        (Method::POST, "/mutate", StatusCode::OK),
+        (Method::POST, "/mutate?timeout=5s", StatusCode::OK),
+        (Method::POST, "/", StatusCode::NOT_FOUND),
+        (Method::POST, "/mutate/", StatusCode::NOT_FOUND),
+        (Method::GET, "/mutate", StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        let request = Request::builder().method(&method).uri(path).body(Body::from(review("team-a"))).unwrap();
+        let answer = webhook.answer(request).await;
+        assert_eq!(answer.status(), status, "{method} {path}");
+        assert_eq!(answer.headers().contains_key(header::ALLOW), status == StatusCode::METHOD_NOT_ALLOWED);
+    }
+}
+
+#[tokio::test]
+async fn a_body_reads_the_same_in_however_many_pieces_it_comes() {
+    let webhook = webhook(&Lifecycle::new());
+    let body = review("team-a");
+    let whole = webhook.answer(request(body.clone())).await.into_body().collect().await.unwrap().to_bytes();
+    assert!(whole.starts_with(b"{"), "{whole:?}");
+    for size in [1, 7, body.len() - 1] {
+        let pieces: Vec<_> = body.as_bytes().chunks(size).map(Bytes::copy_from_slice).collect();
+        for announced in [None, Some(body.len()), Some(1), Some(usize::MAX)] {
+            let mut request = request(Body::from_stream(stream::iter(pieces.clone()).map(Ok::<_, Infallible>)));
+            if let Some(length) = announced {
+                request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            }
+            let answer = webhook.answer(request).await.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(answer, whole, "pieces of {size} bytes, {announced:?} announced");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_also_in_pieces_that_nobody_announced() {
+    let webhook = webhook(&Lifecycle::new());
+    let body = |size: usize| {
+        let pieces = std::iter::repeat_n(Bytes::from_static(&[b' '; 1 << 10]), size >> 10);
+        Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
+    };
+    let answer = webhook.answer(request(body(BODY_LIMIT))).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "not JSON, but read");
+    for body in [body(BODY_LIMIT + (1 << 10)), Body::from(" ".repeat(BODY_LIMIT + 1))] {
+        assert_eq!(webhook.answer(request(body)).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_review() {
+    let broken = stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("cut"))]);
+    let answer = webhook(&Lifecycle::new()).answer(request(Body::from_stream(broken))).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 }

@@ -41,8 +41,7 @@ impl Port {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let lifecycle = Lifecycle::new();
-        let server =
-            serve_webhook(listener, serving.server_config().unwrap(), router(&lifecycle), axum_server::Handle::new());
+        let server = serve_webhook(listener, serving.server_config().unwrap(), webhook(&lifecycle), lifecycle);
         tokio::spawn(server);
         Self { address, trusting: Arc::new(client).into() }
     }

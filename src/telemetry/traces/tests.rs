@@ -38,8 +38,8 @@ impl Received {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let server = axum_server::from_tcp(listener).unwrap().serve(router.into_make_service());
-        drop(tokio::spawn(server));
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        drop(tokio::spawn(async move { axum::serve(listener, router).await }));
         endpoint
     }
 

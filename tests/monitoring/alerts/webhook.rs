@@ -3,11 +3,18 @@
 use std::sync::Arc;
 
 use axum::{Router, body::Bytes, routing::post};
-use axum_server::tls_rustls::RustlsConfig;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use super::{calms_down, fires, quiet};
 use crate::{
@@ -66,18 +73,32 @@ pub async fn answer_badly(world: &World) -> Result<(), Error> {
         let data = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.clone());
         data.ok_or_else(|| format!("the Secret has no {key}"))
     };
-    let tls = RustlsConfig::from_pem(pem("tls.crt")?, pem("tls.key")?).await?;
-    let listener = std::net::TcpListener::bind((world.control_plane.new_pod_address(), 8443))?;
-    listener.set_nonblocking(true)?;
+    let chain = CertificateDer::pem_slice_iter(&pem("tls.crt")?).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(&pem("tls.key")?)?;
+    let tls = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    let listener = TcpListener::bind((world.control_plane.new_pod_address(), 8443)).await?;
     let address = listener.local_addr()?;
     let router = Router::new().route("/mutate", post(async |body: Bytes| bad_answer(&body)));
-    let server = tokio::spawn(axum_server::from_tcp_rustls(listener, tls)?.serve(router.into_make_service()));
+    let server = tokio::spawn(serve(listener, Arc::new(tls).into(), router));
     world.installation.forwarder().add_backend(address);
     let refused = world.create_pod(&namespace, PASSWORD_HOST).await;
     world.installation.forwarder().remove_backend(address);
     server.abort();
     drop(away);
     if refused.is_ok() { Err("the API server took a patch that does not fit".into()) } else { Ok(()) }
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, router: Router) {
+    let mut connections = JoinSet::new();
+    while let Ok((socket, _)) = listener.accept().await {
+        let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
+        connections.spawn(async move {
+            if let Ok(stream) = tls.accept(socket).await {
+                // The API server comes and goes.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
+        });
+    }
 }
 
 fn bad_answer(review: &[u8]) -> String {
