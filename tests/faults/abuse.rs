@@ -1,4 +1,4 @@
-//! Bytes on the webhook's port that are no TLS.
+//! Bytes on the webhook's port that are no TLS, and requests that no API server sends.
 
 use std::{
     net::SocketAddr,
@@ -15,10 +15,12 @@ use tokio::{
 use crate::{
     edge::under_load,
     progress::say,
-    world::{Error, World, expect},
+    world::{Error, Tls, World, expect, expect_equal, review},
 };
 
 const GARBAGE_FOR: Duration = Duration::from_secs(6);
+/// A request that is right but for what is put in.
+const HEAD: &str = "POST /mutate HTTP/1.1\r\nhost: webhook\r\n";
 
 /// What is no TLS, as fast as four clients can.
 pub async fn garbage_costs_no_pod(world: Arc<World>) -> Result<(), Error> {
@@ -64,4 +66,80 @@ async fn send_garbage(webhook: SocketAddr) -> usize {
         sent += 1;
     }
     sent
+}
+
+/// Each on a connection of its own, and a good one after it.
+pub async fn unusual_requests_are_refused_and_cost_no_pod(world: Arc<World>) -> Result<(), Error> {
+    let (webhook, tls) = (world.installation.webhooks()[0], world.tls().await?);
+    let body = String::from_utf8(review("does-not-exist", &["contoso.azurecr.io/app:v1"]))?;
+    let good = format!("{HEAD}content-length: {}\r\n\r\n{body}", body.len());
+    let with = |header: &str| format!("{HEAD}{header}\r\n\r\n{body}");
+    let length = body.len();
+    let requests: Vec<(&str, String, &[&str])> = vec![
+        ("a good one", good.clone(), &["200"]),
+        ("ten at once", good.repeat(10), &["200"; 10]),
+        ("one that waits for 100", with(&format!("expect: 100-continue\r\ncontent-length: {length}")), &["100", "200"]),
+        ("an unknown expectation", with(&format!("expect: a miracle\r\ncontent-length: {length}")), &["200"]),
+        ("in chunks", format!("{HEAD}transfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"), &["200"]),
+        (
+            "a header of 64 KiB",
+            with(&format!("filler: {}\r\ncontent-length: {length}", "x".repeat(64 << 10))),
+            &["431"],
+        ),
+        ("a thousand headers", with(&"a: b\r\n".repeat(1_000)), &["431"]),
+        ("two lengths", with(&format!("content-length: {length}\r\ncontent-length: 2")), &["400"]),
+        ("a negative length", with("content-length: -1"), &["400"]),
+        ("a length beyond all numbers", with("content-length: 99999999999999999999999"), &["400"]),
+        ("a length of words", with("content-length: many"), &["400"]),
+        // What comes after the body is taken for a request of its own, and is none.
+        ("a length too short", with("content-length: 10"), &["400", "400"]),
+        ("an unknown coding", with("transfer-encoding: identity"), &["400"]),
+        ("a chunk of no length", with("transfer-encoding: chunked"), &["400"]),
+        ("a space before the colon", with(&format!("content-length : {length}")), &["400"]),
+        ("a folded header", with(&format!("filler: a\r\n b\r\ncontent-length: {length}")), &["400"]),
+        ("a NUL in a header", with(&format!("filler: a\0b\r\ncontent-length: {length}")), &["400"]),
+        ("no version", "GET /\r\n\r\n".to_owned(), &["400"]),
+        ("HTTP/2, which just ends", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[]),
+        ("a tunnel", "CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n".to_owned(), &["404"]),
+        ("another path", good.replacen("/mutate", "/metrics", 1), &["404"]),
+        ("another method", "GET /mutate HTTP/1.1\r\nhost: webhook\r\n\r\n".to_owned(), &["405"]),
+    ];
+    let asked = async {
+        let mut wrong = Vec::new();
+        for (what, request, expected) in &requests {
+            let found = statuses(&tls, webhook, request.as_bytes()).await?;
+            if found != *expected {
+                wrong.push(format!("{what}: {found:?}, expected {expected:?}"));
+            }
+            expect_equal(
+                &format!("statuses after {what}"),
+                statuses(&tls, webhook, good.as_bytes()).await?,
+                vec!["200".to_owned()],
+            )?;
+        }
+        say(format!("{} unusual requests", requests.len()));
+        expect(wrong.is_empty(), wrong.join("\n"))
+    };
+    under_load(&world, asked).await.map(drop)
+}
+
+/// Sends all of it and gives the status of each answer.
+async fn statuses(tls: &Tls, webhook: SocketAddr, request: &[u8]) -> Result<Vec<String>, Error> {
+    let connection = tls.connect(webhook).await?;
+    let (mut reader, mut writer) = tokio::io::split(connection);
+    let mut answers = Vec::new();
+    let read = async {
+        let mut piece = [0; 4_096];
+        // Half a minute for the first, and then until nothing more comes.
+        let mut patience = Duration::from_secs(30);
+        while let Ok(Ok(read @ 1..)) = tokio::time::timeout(patience, reader.read(&mut piece)).await {
+            answers.extend_from_slice(&piece[..read]);
+            patience = Duration::from_millis(700);
+        }
+    };
+    // It may be refused before all is sent.
+    let (_, ()) = tokio::join!(async { writer.write_all(request).await.and(writer.flush().await) }, read);
+    let answers = String::from_utf8_lossy(&answers).into_owned();
+    let starts = answers.split("HTTP/1.1 ").skip(1);
+    Ok(starts.filter_map(|answer| answer.get(..3)).map(str::to_owned).collect())
 }

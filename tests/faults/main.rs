@@ -68,6 +68,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         edge::clients_that_never_read_cost_no_pod,
         edge::no_descriptor_left_costs_no_pod,
         abuse::garbage_costs_no_pod,
+        abuse::unusual_requests_are_refused_and_cost_no_pod,
         azure::azure_costs_no_pod_and_recovery_is_by_itself,
         certificate_files::the_last_good_pair_serves_whatever_is_written,
         api_server::a_restart_of_the_api_server_loses_nothing,
