@@ -68,7 +68,9 @@ async fn what_is_asked_for_one_namespace_is_bounded() {
 async fn what_a_rule_names_has_its_place_in_a_full_pull_secret() {
     let case = Case::new();
     let made_up: Vec<_> = (0..MAX_LOGIN_SERVERS).map(|number| format!("aaaaa{number}.azurecr.io")).collect();
-    made_up.iter().for_each(|host| case.azure.renew(host, case.now()));
+    for host in &made_up {
+        case.azure.renew(host, case.now());
+    }
     case.ensure("team", &made_up.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
     assert!(case.ensure("team", &[B]).await.unwrap_err().to_string().contains("more than 128 login servers"));
     let mut settings = (*case.ensurer.settings.load_full()).clone();

@@ -140,7 +140,7 @@ mod tests {
     impl Write for Output {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.allowed.recv().unwrap_or(Ok(()))?;
-            self.taken.lock().unwrap().extend_from_slice(bytes);
+            self.taken.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -149,7 +149,9 @@ mod tests {
         }
     }
 
-    fn writer() -> (BackgroundWriter, mpsc::Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>, Counter) {
+    type Parts = (BackgroundWriter, mpsc::Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>, Counter);
+
+    fn writer() -> Parts {
         let (allow, allowed) = mpsc::channel();
         let (taken, dropped) = (Arc::<Mutex<Vec<u8>>>::default(), Counter::default());
         let output = Output { allowed, taken: taken.clone() };
