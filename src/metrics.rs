@@ -10,6 +10,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::ensure::WriteReason;
+
 /// All metrics of the process. Shared by reference; every method is cheap and never blocks.
 #[derive(Debug)]
 pub struct Metrics {
@@ -58,7 +60,7 @@ impl Metrics {
             Unit::Seconds,
             admission_duration.clone(),
         );
-        let pull_secret_writes = Family::default();
+        let pull_secret_writes = writes_at_zero();
         registry.register(
             "pull_secret_writes",
             "Writes of pull secrets to the API server, by reason and outcome",
@@ -259,6 +261,20 @@ fn with_outcomes(outcomes: &[&'static str]) -> Family<Outcome, Counter> {
     }
     family
 }
+
+/// The first burst of a reason is what an operator looks for.
+fn writes_at_zero() -> Family<Write, Counter> {
+    let family = Family::default();
+    for reason in WriteReason::ALL.map(WriteReason::as_label) {
+        for outcome in WRITE_OUTCOMES {
+            drop(family.get_or_create(&Write { reason, outcome }));
+        }
+    }
+    family
+}
+
+/// What can come of a write: it is done, or the label of a [`StoreError`](crate::admission::StoreError).
+const WRITE_OUTCOMES: [&str; 5] = ["written", "conflict", "namespace_gone", "refused", "unavailable"];
 
 /// From 50 µs, since an answer from memory takes less than one bucket of the API server's own histogram.
 const ADMISSION_BUCKETS: [f64; 14] =

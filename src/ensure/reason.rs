@@ -20,6 +20,10 @@ pub enum WriteReason {
 }
 
 impl WriteReason {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Admission, Self::Change, Self::Renewal, Self::Repair, Self::Withdrawal, Self::Heal, Self::Retry];
+
     /// The reason as the value of a metric label.
     pub fn as_label(self) -> &'static str {
         match self {

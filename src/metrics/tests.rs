@@ -1,4 +1,5 @@
 use super::*;
+use crate::admission::StoreError;
 
 #[test]
 fn what_happens_rarely_stands_at_zero_before_it_does() {
@@ -10,6 +11,28 @@ fn what_happens_rarely_stands_at_zero_before_it_does() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
+}
+
+#[test]
+fn every_write_of_a_pull_secret_counts_from_zero() {
+    let written = |text: &str| text.lines().filter(|line| line.contains("pull_secret_writes_total{")).count();
+    let metrics = Metrics::new();
+    let before = written(&metrics.encode(0, None));
+    for reason in WriteReason::ALL.map(WriteReason::as_label) {
+        metrics.pull_secret_written(reason, "written");
+        for error in [
+            StoreError::Conflict,
+            StoreError::NamespaceGone,
+            StoreError::Immutable(String::new()),
+            StoreError::Refused(String::new()),
+            StoreError::Unavailable(String::new()),
+        ] {
+            metrics.pull_secret_written(reason, error.as_label());
+        }
+    }
+    let text = metrics.encode(0, None);
+    assert_eq!(written(&text), before, "{text}");
+    assert!(!text.contains("writes_total{reason=\"heal\",outcome=\"refused\"} 0"), "{text}");
 }
 
 #[test]
