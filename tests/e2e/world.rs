@@ -46,6 +46,14 @@ pub struct World {
 pub struct Tls(tokio_rustls::TlsConnector);
 
 impl Tls {
+    /// Trusts these authorities (DER).
+    pub fn trusting(authorities: Vec<Vec<u8>>) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(authorities.into_iter().map(Into::into));
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Self(Arc::new(config).into())
+    }
+
     pub async fn connect(&self, webhook: SocketAddr) -> Result<TlsStream<TcpStream>, Error> {
         let connection = TcpStream::connect(webhook).await?;
         connection.set_nodelay(true)?;
@@ -140,10 +148,7 @@ impl World {
 
     /// Makes such connections.
     pub async fn tls(&self) -> Result<Tls, Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(self.authorities().await?.into_iter().map(Into::into));
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Ok(Tls(Arc::new(config).into()))
+        Ok(Tls::trusting(self.authorities().await?))
     }
 
     /// What the API server trusts when it calls the webhook.
@@ -287,7 +292,8 @@ pub fn expect(condition: bool, otherwise: impl std::fmt::Display) -> Result<(), 
     if condition { Ok(()) } else { Err(otherwise.to_string().into()) }
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+/// Each certificate of a PEM file as DER.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())

@@ -16,7 +16,9 @@
 mod abuse;
 mod api_server;
 mod azure;
+mod burst;
 mod certificate_files;
+mod certificates;
 mod clock;
 mod edge;
 #[path = "../e2e/installation.rs"]
@@ -69,8 +71,10 @@ fn cases() -> Vec<(&'static str, Case)> {
         edge::no_descriptor_left_costs_no_pod,
         abuse::garbage_costs_no_pod,
         abuse::unusual_requests_are_refused_and_cost_no_pod,
+        burst::a_pod_in_each_of_500_new_namespaces,
         azure::azure_costs_no_pod_and_recovery_is_by_itself,
         certificate_files::the_last_good_pair_serves_whatever_is_written,
+        certificates::a_new_certificate_and_a_new_authority_fail_no_call,
         api_server::a_restart_of_the_api_server_loses_nothing,
         api_server::etcd_gone_for_a_while_loses_nothing,
         api_server::a_minute_without_the_api_server_is_bridged_from_memory,
