@@ -12,7 +12,10 @@ use axum::{
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full};
 
-use super::{BODY_LIMIT, BODY_TIMEOUT, body_memory::BodyMemory};
+use super::{
+    BODY_LIMIT, BODY_TIMEOUT,
+    body_memory::{BodyMemory, FREE_BYTES, Room},
+};
 use crate::{
     admission::{Admission, CredentialSource, NamespaceSource, PullSecretStore},
     lifecycle::Lifecycle,
@@ -65,17 +68,64 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Parts<C, S, N>
             return with(text(StatusCode::METHOD_NOT_ALLOWED, ""), header::ALLOW, "POST");
         }
         let announced = announced(request.headers());
-        // Without an announcement it may become as large as is read at all; one beyond that is refused when it is read.
-        let Some(_room) = self.memory.room_for(announced.unwrap_or(BODY_LIMIT).min(BODY_LIMIT)).await else {
-            let refusal = text(StatusCode::SERVICE_UNAVAILABLE, "too many large requests at once\n");
-            return with(refusal, header::RETRY_AFTER, "1");
-        };
-        match tokio::time::timeout(BODY_TIMEOUT, read(request.into_body(), announced.unwrap_or_default())).await {
-            Ok(Ok(body)) => self.review(&body).await,
+        match tokio::time::timeout(BODY_TIMEOUT, self.read(request.into_body(), announced)).await {
+            Ok(Ok((body, _room))) => self.review(&body).await,
             Ok(Err(BodyError::TooLarge)) => text(StatusCode::PAYLOAD_TOO_LARGE, "a review has 8 MiB at most\n"),
             Ok(Err(BodyError::Broken)) => text(StatusCode::BAD_REQUEST, "the request body broke off\n"),
+            Ok(Err(BodyError::NoRoom)) => {
+                let refusal = text(StatusCode::SERVICE_UNAVAILABLE, "too many large requests at once\n");
+                with(refusal, header::RETRY_AFTER, "1")
+            }
             Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time\n"),
         }
+    }
+
+    /// The whole body, and its room if it needed any. One that comes in one piece is not copied, any other is put together
+    /// in one allocation, or in two if it is longer than what is free.
+    async fn read<B: HttpBody<Data = Bytes>>(
+        &self,
+        body: B,
+        announced: Option<usize>,
+    ) -> Result<(Bytes, Option<Room<'_>>), BodyError> {
+        let mut body = pin!(body);
+        let mut pieces = Vec::new();
+        let mut room: Option<Room<'_>> = None;
+        loop {
+            let frame = match &room {
+                None => body.frame().await,
+                Some(room) => tokio::select! {
+                    biased;
+                    () = room.wanted() => return Err(BodyError::NoRoom),
+                    frame = body.frame() => frame,
+                },
+            };
+            let Some(frame) = frame else { break };
+            let Ok(piece) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+            let arrived = pieces.len() + piece.len();
+            if arrived > BODY_LIMIT {
+                return Err(BodyError::TooLarge);
+            }
+            // Without an announcement it may become as large as is read at all; one beyond that is refused when it is read.
+            let announced = announced.filter(|announced| *announced >= arrived).map(|bytes| bytes.min(BODY_LIMIT));
+            if room.is_none() && arrived > FREE_BYTES {
+                let more = self.memory.room_for(announced.unwrap_or(BODY_LIMIT)).await;
+                room = Some(more.ok_or(BodyError::NoRoom)?);
+            }
+            if let Some(room) = &room {
+                room.arrived(arrived);
+            }
+            if pieces.is_empty() && body.is_end_stream() {
+                return Ok((piece, room.inspect(Room::complete)));
+            }
+            if pieces.capacity() < arrived
+                && let Some(announced) = announced
+            {
+                let most = if room.is_some() { announced } else { announced.min(FREE_BYTES) };
+                pieces.reserve_exact(most - pieces.len());
+            }
+            pieces.extend_from_slice(&piece);
+        }
+        Ok((pieces.into(), room.inspect(Room::complete)))
     }
 
     async fn review(&self, body: &[u8]) -> Response<Full<Bytes>> {
@@ -101,26 +151,7 @@ fn announced(headers: &HeaderMap) -> Option<usize> {
 enum BodyError {
     TooLarge,
     Broken,
-}
-
-/// The whole body. One that comes in one piece is not copied, any other is put together in one allocation.
-async fn read<B: HttpBody<Data = Bytes>>(body: B, announced: usize) -> Result<Bytes, BodyError> {
-    let mut body = pin!(body);
-    let mut pieces = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-        if pieces.len() + piece.len() > BODY_LIMIT {
-            return Err(BodyError::TooLarge);
-        }
-        if pieces.is_empty() {
-            if body.is_end_stream() {
-                return Ok(piece);
-            }
-            pieces.reserve_exact(announced.clamp(piece.len(), BODY_LIMIT));
-        }
-        pieces.extend_from_slice(&piece);
-    }
-    Ok(pieces.into())
+    NoRoom,
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -149,9 +149,10 @@ fn allow_descriptors(process: &str, count: usize) -> Result<(), Error> {
     expect(output.status.success(), format!("prlimit --nofile={count} {process}: {reason}"))
 }
 
-struct Resources {
+/// What a process takes up.
+pub struct Resources {
     descriptors: usize,
-    peak_kibibytes: u64,
+    pub peak_kibibytes: u64,
 }
 
 impl std::fmt::Display for Resources {
@@ -161,11 +162,12 @@ impl std::fmt::Display for Resources {
 }
 
 /// Forgets the peak of what ran before.
-fn forget_peak(process: u32) -> Result<(), Error> {
+pub fn forget_peak(process: u32) -> Result<(), Error> {
     Ok(std::fs::write(format!("/proc/{process}/clear_refs"), "5")?)
 }
 
-fn resources(process: u32) -> Result<Resources, Error> {
+/// Now, and the peak since it was forgotten.
+pub fn resources(process: u32) -> Result<Resources, Error> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next()?.parse().ok());
     let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"))?.count();

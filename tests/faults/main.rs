@@ -34,6 +34,7 @@ mod load;
 mod log;
 mod progress;
 mod replicas;
+mod slow_clients;
 #[path = "../e2e/upkeep.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod upkeep;
@@ -69,6 +70,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         edge::ten_thousand_idle_connections_cost_no_pod,
         edge::clients_that_never_read_cost_no_pod,
         edge::no_descriptor_left_costs_no_pod,
+        slow_clients::slow_clients_cost_no_pod,
         abuse::garbage_costs_no_pod,
         abuse::unusual_requests_are_refused_and_cost_no_pod,
         burst::a_pod_in_each_of_500_new_namespaces,
