@@ -2,8 +2,9 @@
 //! descriptor for as long as its client likes.
 //!
 //! A new connection is always let in. When there are too many, the one whose last answer lies longest in the past is
-//! closed, first among those on which no request is under way: connections that only take up room give way to those that
-//! are used.
+//! closed, first among those on which no request is under way. While more than half have never sent a request, one of those
+//! is taken: connections that only take up room give way to those that are used. No more than half, since a new connection
+//! of the API server has sent nothing yet either, and callers who send one request each must not push it out.
 
 use std::{
     collections::HashMap,
@@ -38,6 +39,8 @@ struct Connection {
     turn: AtomicU64,
     /// A request has arrived and nothing has been answered yet.
     is_asked: AtomicBool,
+    /// A request has arrived at some time.
+    is_used: AtomicBool,
     is_given_up: AtomicBool,
     /// Wakes whoever reads or writes.
     waker: AtomicWaker,
@@ -63,6 +66,7 @@ impl ConnectionLimit {
         let connection = Arc::new(Connection {
             turn: AtomicU64::new(number),
             is_asked: AtomicBool::default(),
+            is_used: AtomicBool::default(),
             is_given_up: AtomicBool::default(),
             waker: AtomicWaker::new(),
         });
@@ -86,14 +90,18 @@ impl Shared {
             let (port, connections) = (self.port, open.len());
             tracing::warn!(port, connections, reason, "too many connections: those that are silent longest are closed");
         }
+        let used = open.values().filter(|connection| connection.is_used.load(Ordering::Relaxed)).count();
+        let most_are_used = used * 2 >= open.len();
         let mut order: Vec<_> = open
             .iter()
             .map(|(number, connection)| {
-                (connection.is_asked.load(Ordering::Relaxed), connection.turn.load(Ordering::Relaxed), *number)
+                let is_of_the_fewer = connection.is_used.load(Ordering::Relaxed) != most_are_used;
+                let is_asked = connection.is_asked.load(Ordering::Relaxed);
+                (is_asked, is_of_the_fewer, connection.turn.load(Ordering::Relaxed), *number)
             })
             .collect();
         order.sort_unstable();
-        for (_, _, number) in order.into_iter().take(count) {
+        for (_, _, _, number) in order.into_iter().take(count) {
             if let Some(connection) = open.remove(&number) {
                 connection.give_up();
             }
@@ -123,6 +131,7 @@ pub(super) struct Admitted {
 impl Admitted {
     /// A request has arrived.
     pub(super) fn asked(&self) {
+        self.connection.is_used.store(true, Ordering::Relaxed);
         self.connection.is_asked.store(true, Ordering::Relaxed);
     }
 
@@ -175,6 +184,24 @@ mod tests {
         admitted.push(limit.admit());
         assert_eq!(given_up(&admitted), [0, 1, 2], "all are asked, and the first has been for the longest time");
         assert_eq!(limit.0.open().len(), 3);
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_does_not_push_out_the_other() {
+        for flood_is_used in [false, true] {
+            let limit = ConnectionLimit::at_most(8, "test");
+            let open = |is_used| {
+                let admitted = limit.admit();
+                if is_used {
+                    admitted.asked();
+                    admitted.answered();
+                }
+                admitted
+            };
+            let mut admitted: Vec<_> = (0..3).map(|_| open(!flood_is_used)).collect();
+            admitted.extend((0..100).map(|_| open(flood_is_used)));
+            assert_eq!(given_up(&admitted), (3..98).collect::<Vec<_>>(), "a flood that is used: {flood_is_used}");
+        }
     }
 
     #[test]
