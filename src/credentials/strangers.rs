@@ -14,15 +14,26 @@ pub(super) struct Strangers {
 
 /// So many at once, and one more for each second that passes.
 const BUDGET: i64 = 60;
+/// What is left of it to those for whom a pod waits.
+const KEPT_BACK: i64 = 30;
 
 impl Strangers {
     /// Whether one more may be asked about now; if so, it is counted.
     pub(super) fn may_be_asked(&self, now: Timestamp) -> bool {
+        self.spend(now, BUDGET)
+    }
+
+    /// Whether one that was asked about in vain may be asked about once more, though no pod waits; if so, it is counted.
+    pub(super) fn may_be_asked_again(&self, now: Timestamp) -> bool {
+        self.spend(now, BUDGET - KEPT_BACK)
+    }
+
+    fn spend(&self, now: Timestamp, most: i64) -> bool {
         let now = now.as_second();
         let mut spent_until = self.spent_until.lock().unwrap_or_else(PoisonError::into_inner);
         // Not later than all of the budget, should the clock have been set back.
         let spent = (*spent_until).clamp(now, now + BUDGET);
-        let is_left = spent < now + BUDGET;
+        let is_left = spent < now + most;
         *spent_until = spent + i64::from(is_left);
         is_left
     }
@@ -43,5 +54,15 @@ mod tests {
         for (second, expected) in rows {
             assert_eq!(asked(second), expected, "at {second}");
         }
+    }
+
+    #[test]
+    fn asking_again_leaves_half_to_those_for_whom_a_pod_waits() {
+        let strangers = Strangers::default();
+        let now = Timestamp::from_second(1_000).unwrap();
+        assert_eq!((0..1000).filter(|_| strangers.may_be_asked_again(now)).count(), 30);
+        assert_eq!((0..1000).filter(|_| strangers.may_be_asked(now)).count(), 30);
+        let later = Timestamp::from_second(1_031).unwrap();
+        assert_eq!((0..1000).filter(|_| strangers.may_be_asked_again(later)).count(), 1);
     }
 }

@@ -36,6 +36,9 @@ use crate::{
 /// A token of a login server that is no exact host of a rule, and that nobody asked for during this time, is not renewed
 /// any more.
 const UNUSED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// A login server without a token is asked about in the background for this long after somebody asked in vain: longer than
+/// whoever needs it waits before it asks again.
+const WANTED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Anybody who may create pods may name hosts under a wildcard, so what that leaves behind is bounded.
 const MAX_HOSTS: usize = 2_000;
 /// When a login server is asked about again that had no place in the budget for unknown ones.
@@ -153,7 +156,10 @@ impl TokenCache {
     /// Renews what is due. Tells whether a login server has a token now that had none.
     pub async fn renew_due(&self) -> bool {
         self.forget_unused();
-        let due: Vec<_> = self.kept().hosts.values().filter(|entry| entry.is_due()).cloned().collect();
+        let now = self.clock.now();
+        let may_be_asked = |entry: &Entry| entry.is_sure() || self.strangers.may_be_asked_again(now);
+        let due = |entry: &&Arc<Entry>| entry.is_due(now) && may_be_asked(entry);
+        let due: Vec<_> = self.kept().hosts.values().filter(due).cloned().collect();
         let healed = futures_util::stream::iter(due)
             .map(|entry| async move { entry.token.renew(|| self.fetch(&entry)).await })
             .buffer_unordered(AT_ONCE)
@@ -175,7 +181,7 @@ impl TokenCache {
     /// Does not ask Azure about too many login servers that are unknown, so that names that are made up cost little.
     async fn fetch_within_budget(&self, entry: &Entry) -> Result<Fetched<RefreshToken>, Failed> {
         let now = self.clock.now();
-        if !entry.is_warm() && !entry.is_known.load(Ordering::Relaxed) && !self.strangers.may_be_asked(now) {
+        if !entry.is_sure() && !self.strangers.may_be_asked(now) {
             let error = AzureError::new(AzureErrorKind::TooManyUnknown, entry.host.party());
             return Err(Failed { error, not_before: now.checked_add(UNKNOWN_ASKED_AGAIN).ok() });
         }
@@ -280,13 +286,12 @@ impl TokenCache {
     }
 
     fn forget_unused(&self) {
-        let limit = i64::try_from(UNUSED_AFTER.as_secs()).unwrap_or(i64::MAX);
-        let oldest = self.clock.now().as_second().saturating_sub(limit);
+        let oldest = before(self.clock.now(), UNUSED_AFTER);
         let mut kept = self.kept();
         let unused: Vec<_> = kept
             .hosts
             .iter()
-            .filter(|(_, entry)| !entry.is_warm() && entry.used_at.load(Ordering::Relaxed) < oldest)
+            .filter(|(_, entry)| !entry.is_warm() && !entry.is_used_since(oldest))
             .map(|(key, _)| key.clone())
             .collect();
         for key in unused {
@@ -333,9 +338,19 @@ impl Kept {
 }
 
 impl Entry {
-    /// A host that was only ever asked for in vain is left to whoever asks again.
-    fn is_due(&self) -> bool {
-        (self.is_warm() || self.token.current().is_some()) && self.token.is_due()
+    /// A host without a token that nobody asks for any more is left to whoever asks again.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let is_needed = self.is_warm() || self.token.current().is_some() || self.is_used_since(before(now, WANTED_FOR));
+        is_needed && self.token.is_due()
+    }
+
+    /// A rule names it, or it gave a token: it is not made up.
+    fn is_sure(&self) -> bool {
+        self.is_warm() || self.is_known.load(Ordering::Relaxed)
+    }
+
+    fn is_used_since(&self, oldest: Timestamp) -> bool {
+        self.used_at.load(Ordering::Relaxed) >= oldest.as_second()
     }
 
     fn is_warm(&self) -> bool {
@@ -345,6 +360,10 @@ impl Entry {
     fn registries(&self) -> MutexGuard<'_, BTreeSet<RegistryName>> {
         self.registries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn before(now: Timestamp, time: Duration) -> Timestamp {
+    now.saturating_sub(time).unwrap_or(Timestamp::MIN)
 }
 
 async fn sign_in(entra: &Entra, identity: &Identity, clock: &Clock) -> Result<Fetched<EntraToken>, Failed> {

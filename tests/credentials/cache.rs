@@ -220,6 +220,43 @@ async fn hosts_under_a_wildcard_are_renewed_while_somebody_asks() {
     assert_eq!(world.metric("registry_credential_expiry_timestamp_seconds{registry=\"contoso\"}"), None);
 }
 
+/// What failed while a pod waited is announced once it can be had, without another pod.
+#[tokio::test]
+async fn a_host_under_a_wildcard_that_failed_is_asked_about_again_by_itself() {
+    let world = World::start().await;
+    let text = world.configuration_of(&["*.localhost".to_owned()], &world.secret_credential());
+    let credentials = world.credentials_of(&text).await;
+    world.fake.entra().fail_always(Some(Fault::json(503, "")));
+    world.credential(&credentials).await.unwrap_err();
+    for _ in 0..50 {
+        world.advance(10);
+        assert!(!credentials.renew_due().await);
+    }
+    world.fake.entra().fail_always(None);
+    let mut announced = false;
+    for _ in 0..30 {
+        world.advance(10);
+        announced |= credentials.renew_due().await;
+    }
+    assert!(announced, "five minutes after Azure is back nobody knows of it");
+    let exchanges = world.fake.registry("contoso").exchanges();
+    world.credential(&credentials).await.unwrap();
+    assert_eq!((exchanges, world.fake.registry("contoso").exchanges()), (1, 1));
+
+    let refused = world.fake.registry("fabrikam");
+    let forgotten = world.fake.login_server("fabrikam");
+    world.credential_for(&credentials, &forgotten).await.unwrap_err();
+    for _ in 0..90 {
+        world.advance(10);
+        credentials.renew_due().await;
+    }
+    let asked = refused.exchanges();
+    assert!((2..=20).contains(&asked), "{asked} exchanges in 15 minutes");
+    world.advance(600);
+    credentials.renew_due().await;
+    assert_eq!(refused.exchanges(), asked, "nobody asked for 15 minutes");
+}
+
 #[tokio::test]
 async fn no_token_goes_to_a_host_that_the_rule_does_not_cover() {
     let world = World::start().await;
@@ -257,4 +294,9 @@ async fn made_up_login_servers_cost_little_and_take_nothing_from_real_ones() {
         world.credential_for(&credentials, &made_up).await.unwrap_err();
     }
     assert_eq!(asked(), 71, "one more for each second");
+    credentials.renew_due().await;
+    assert_eq!(asked(), 71, "in the background only half of what may be asked is used");
+    world.advance(60);
+    credentials.renew_due().await;
+    assert_eq!(asked(), 101);
 }
