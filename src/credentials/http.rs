@@ -36,8 +36,10 @@ impl Default for Timeouts {
 
 /// No answer that we read is larger than some kilobytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
-/// Whoever asks for a longer wait is asked again after this.
+/// Whoever throttles us and asks for a longer wait is asked again after this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// The same for any other answer: that of a proxy on the way must not keep us from Azure for long.
+const LONGEST_RETRY_AFTER_OTHERS: Duration = Duration::from_secs(5 * 60);
 const USER_AGENT: &str = concat!("acr-pull-injector/", env!("CARGO_PKG_VERSION"));
 
 /// Gives out the HTTP client. The file with more certificates is read again each time, and a new client is built when its
@@ -235,7 +237,7 @@ impl Answer {
         typed || self.body.trim_ascii_start().first() == Some(&b'<')
     }
 
-    /// `Retry-After`, in seconds or as a date, an hour at most.
+    /// `Retry-After`, in seconds or as a date: an hour at most where we are throttled, else five minutes.
     fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
         let delay = if let Ok(seconds) = text.parse() {
@@ -244,7 +246,11 @@ impl Answer {
             let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
             Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default()
         };
-        Some(delay.min(LONGEST_RETRY_AFTER))
+        let longest = match self.status {
+            StatusCode::TOO_MANY_REQUESTS => LONGEST_RETRY_AFTER,
+            _ => LONGEST_RETRY_AFTER_OTHERS,
+        };
+        Some(delay.min(longest))
     }
 }
 

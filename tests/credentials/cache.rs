@@ -191,13 +191,25 @@ async fn retry_after_is_honoured() {
 }
 
 #[tokio::test]
-async fn a_wait_of_a_day_is_cut_to_an_hour() {
-    let world = World::start().await;
-    let credentials = world.credentials().await;
-    world.fake.entra().fail_next(Fault::throttled("86400"));
-    world.credential(&credentials).await.unwrap_err();
-    world.advance(3601);
-    world.credential(&credentials).await.unwrap();
+async fn a_wait_of_a_day_is_cut_to_an_hour_and_to_five_minutes_where_nobody_throttles() {
+    for (status, longest) in [(429, 3600), (503, 300), (403, 300), (200, 300)] {
+        for entra in [true, false] {
+            let world = World::start().await;
+            let credentials = world.credentials().await;
+            let headers = vec![("retry-after", "86400".to_owned())];
+            let fault = Fault::Answer { status, headers, body: "<html></html>".to_owned() };
+            if entra {
+                world.fake.entra().fail_next(fault);
+            } else {
+                world.fake.registry("contoso").fail_next(fault);
+            }
+            world.credential(&credentials).await.unwrap_err();
+            world.advance(longest - 10);
+            world.credential(&credentials).await.expect_err("the wait is honoured");
+            world.advance(11);
+            world.credential(&credentials).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -266,7 +266,7 @@ async fn unusual_answers() {
     }
     let late = vec![("retry-after", "Wed, 21 Oct 2099 07:28:00 GMT".to_owned())];
     world.fake.entra().fail_next(Fault::Answer { status: 503, headers: late, body: String::new() });
-    says(&sign_in(&world, secret()).await.to_string(), &["has a fault", "asked to wait 3600 s"]);
+    says(&sign_in(&world, secret()).await.to_string(), &["has a fault", "asked to wait 300 s"]);
     let denied = r#"{"errors":[{"code":"DENIED","message":"client with IP '192.0.2.1' is not allowed access."}]}"#;
     for (status, body, expected) in [
         (403, denied, "networking settings"),
