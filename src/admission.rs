@@ -297,7 +297,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         injection: Injection,
         deadline: tokio::time::Instant,
     ) -> Result<(), Vec<Warning>> {
-        let (place, pilot) = self.waiting.join(&namespace, injection.granted);
+        let late = "the pull secret takes longer than a pod may wait for it; its first pull may fail";
+        let (place, pilot) = match self.waiting.join(&namespace, injection.granted) {
+            Ok(joined) => joined,
+            Err(wanted) => {
+                self.retries.push(&namespace.name, wanted.into_keys().collect());
+                return Err(vec![warn(&late)]);
+            }
+        };
         if let Some(pilot) = pilot {
             let ensurer = self.ensurer.clone();
             let (retries, events) = (self.retries.clone(), self.events.clone());
@@ -316,7 +323,6 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             });
             drop(self.lifecycle.spawn_work(work.instrument(spans::flight())));
         }
-        let late = "the pull secret takes longer than a pod may wait for it; its first pull may fail";
         match tokio::time::timeout_at(deadline, place.arrival()).await {
             Ok(Some(Ok(()))) => Ok(()),
             Ok(Some(Err(error))) => Err(error.sentences().iter().map(warn).collect()),

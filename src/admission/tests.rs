@@ -101,6 +101,27 @@ async fn pods_that_want_something_else_share_the_next_flight() {
     assert_eq!((case.store.writes(), *lock(&case.azure.asked)), (1, 2));
 }
 
+#[tokio::test]
+async fn what_waits_for_the_next_flight_is_bounded() {
+    let case = Case::new();
+    *lock(&case.azure.pause) = Duration::from_millis(100);
+    let admission = admission(&case);
+    let host = |number: usize| format!("registry{number}.azurecr.io");
+    let pods = (0..20).map(async |pod| {
+        let hosts: Vec<_> = (0..100).map(|number| host(pod * 100 + number)).collect();
+        answer(&admission, "team", &hosts.iter().map(String::as_str).collect::<Vec<_>>()).await
+    });
+    let (answers, most) = tokio::join!(futures_util::future::join_all(pods), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        admission.waiting.waited_for()
+    });
+    assert!((256..356).contains(&most), "{most} login servers wait for the next flight");
+    assert!(answers.iter().all(|(outcome, _)| *outcome == "injected_before_pull_secret"));
+    let late = |(_, warnings): &&(_, Vec<String>)| warnings[0].contains("takes longer than a pod may wait");
+    assert_eq!(answers.iter().filter(late).count(), 16, "all but those of the first flight and the next");
+    assert_eq!(answer(&admission, "team", &[A]).await.0, "injected", "whatever was made up before");
+}
+
 /// The keys of a line, without those that every line has.
 fn keys(line: &serde_json::Value) -> BTreeSet<&str> {
     let common = ["timestamp", "level", "message", "target"];

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     domain::{
+        decision::MOST_LOGIN_SERVERS,
         image::LoginServer,
         registry::{Namespace, RegistryName},
     },
@@ -59,18 +60,23 @@ pub(super) struct Pilot {
 impl Waiting {
     /// A place in the flight that is under way if it brings what is wanted, else in the next. Whoever gets a pilot has to
     /// let it fly.
-    pub(super) fn join(&self, namespace: &Arc<Namespace>, wanted: Wanted) -> (Place, Option<Pilot>) {
+    ///
+    /// # Errors
+    ///
+    /// Gives back what is wanted when the next flight has to bring more already than a pull secret can hold.
+    pub(super) fn join(&self, namespace: &Arc<Namespace>, wanted: Wanted) -> Result<(Place, Option<Pilot>), Wanted> {
         let mut flights = lock(&self.flights);
         let Some(known) = flights.get_mut(&namespace.name) else {
             let (flight, place) = Flight::new(namespace.clone(), wanted);
             flights.insert(namespace.name.clone(), Flights { now: flight, next: None });
             let pilot = Pilot { flights: self.flights.clone(), namespace: namespace.name.clone(), is_done: false };
-            return (place, Some(pilot));
+            return Ok((place, Some(pilot)));
         };
         let is_brought =
             wanted.iter().all(|(login_server, registry)| known.now.wanted.get(login_server) == Some(registry));
         let place = match (&mut known.next, is_brought) {
             (_, true) => Place { outcome: known.now.outcome.subscribe(), wanted },
+            (Some(next), false) if next.wanted.len() >= MOST_LOGIN_SERVERS => return Err(wanted),
             (Some(next), false) => {
                 next.namespace = namespace.clone();
                 next.wanted.extend(wanted.clone());
@@ -82,7 +88,7 @@ impl Waiting {
                 place
             }
         };
-        (place, None)
+        Ok((place, None))
     }
 }
 
@@ -144,4 +150,12 @@ impl Drop for Pilot {
 
 fn lock(flights: &Mutex<HashMap<String, Flights>>) -> MutexGuard<'_, HashMap<String, Flights>> {
     flights.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+impl Waiting {
+    /// How many login servers the next flights have to bring.
+    pub(super) fn waited_for(&self) -> usize {
+        lock(&self.flights).values().filter_map(|flights| flights.next.as_ref()).map(|next| next.wanted.len()).sum()
+    }
 }

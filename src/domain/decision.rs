@@ -53,8 +53,12 @@ impl Settings {
     }
 }
 
+/// Login servers of one pod that are looked at: twice what a pull secret holds, so that who writes a pod with too many is
+/// told so. Anybody who reaches the port may send a review, and one has room for hundreds of thousands.
+pub const MOST_LOGIN_SERVERS: usize = 256;
+
 /// Step 1, which needs no knowledge of the namespace but its name: the login servers that the pod pulls from, at least
-/// one, or why the pod is left alone.
+/// one and the first [`MOST_LOGIN_SERVERS`] at most, or why the pod is left alone.
 pub fn login_servers(
     pod: &Pod<'_>,
     namespace_name: &str,
@@ -73,7 +77,13 @@ pub fn login_servers(
         return Err(SkipReason::TooManyPullSecrets);
     }
     let rule = settings.rules.login_servers();
-    let login_servers: BTreeSet<_> = pod.images().filter_map(|image| rule.login_server_of(image)).collect();
+    let mut login_servers = BTreeSet::new();
+    for login_server in pod.images().filter_map(|image| rule.login_server_of(image)) {
+        login_servers.insert(login_server);
+        if login_servers.len() == MOST_LOGIN_SERVERS {
+            break;
+        }
+    }
     if login_servers.is_empty() { Err(SkipReason::NoRegistryImage) } else { Ok(login_servers) }
 }
 
@@ -123,17 +133,21 @@ impl Decision {
     /// a credential.
     #[must_use]
     pub fn respond<'a>(&self, response: Response<'a>, pod: &Pod<'_>, settings: &Settings) -> Response<'a> {
-        let (patch, ungranted) = match self {
-            Self::Inject(Injection { ungranted, .. }) => {
-                (patch::image_pull_secrets(pod, &settings.pull_secret_name), ungranted.as_slice())
+        let (patch, granted, ungranted) = match self {
+            Self::Inject(Injection { granted, ungranted }) => {
+                (patch::image_pull_secrets(pod, &settings.pull_secret_name), granted.len(), ungranted.as_slice())
             }
-            Self::Skip(SkipReason::NothingGranted(ungranted)) => (None, ungranted.as_slice()),
-            Self::Skip(_) => (None, [].as_slice()),
+            Self::Skip(SkipReason::NothingGranted(ungranted)) => (None, 0, ungranted.as_slice()),
+            Self::Skip(_) => (None, 0, [].as_slice()),
         };
-        let response = match patch {
+        let mut response = match patch {
             Some(patch) => response.with_patch(patch),
             None => response,
         };
+        if granted + ungranted.len() >= MOST_LOGIN_SERVERS {
+            let first = format!("{MANAGER}: only the first {MOST_LOGIN_SERVERS} login servers of a pod are looked at");
+            response = response.with_warning(Warning::new(first));
+        }
         let warnings = ungranted.iter().map(|ungranted| Warning::new(format!("{MANAGER}: {ungranted}")));
         warnings.fold(response, Response::with_warning)
     }

@@ -73,6 +73,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         slow_clients::slow_clients_cost_no_pod,
         abuse::garbage_costs_no_pod,
         abuse::unusual_requests_are_refused_and_cost_no_pod,
+        abuse::a_review_of_countless_login_servers_costs_no_pod,
         burst::a_pod_in_each_of_500_new_namespaces,
         azure::azure_costs_no_pod_and_recovery_is_by_itself,
         certificate_files::the_last_good_pair_serves_whatever_is_written,

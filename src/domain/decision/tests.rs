@@ -51,6 +51,26 @@ fn step_1_collects_login_servers_once_each_as_spelled() {
 }
 
 #[test]
+fn step_1_looks_at_so_many_login_servers_and_no_more() {
+    let images = |count: usize| (0..count).map(|number| format!("registry{number}.azurecr.io/a")).collect::<Vec<_>>();
+    for (count, expected, is_warned) in [(255, 255, false), (256, 256, true), (20_000, 256, true)] {
+        let images = images(count);
+        let found = step_1(&images.iter().map(String::as_str).collect::<Vec<_>>(), "", "team-a").unwrap();
+        assert_eq!(found.len(), expected, "{count}");
+        assert!(found.iter().all(|host| host.as_str().len() <= "registry255.azurecr.io".len()), "the first are taken");
+
+        let review =
+            review::parse(include_bytes!("../../../tests/fixtures/review-create-replicaset-pod.json")).unwrap();
+        let review::Subject::PodCreation(pod) = &review.subject else { panic!() };
+        let decision = decide(found, &namespace("team-a"), &settings());
+        let response = decision.respond(Response::allowed(&review), pod, &settings());
+        let first = response.warnings()[0].as_str();
+        assert_eq!(first.contains("only the first 256 login servers of a pod are looked at"), is_warned, "{first}");
+        assert!(response.warnings().len() <= 32, "{} warnings", response.warnings().len());
+    }
+}
+
+#[test]
 fn step_1_leaves_some_pods_alone() {
     let acr = ["contoso.azurecr.io/app"];
     let mirror = r#""annotations":{"kubernetes.io/config.mirror":"x"}"#;

@@ -10,6 +10,9 @@ use super::Review;
 /// The API server cuts a longer warning off when the warnings of a request are many.
 const WARNING_LENGTH_MAX: usize = 256;
 
+/// The API server passes on 4096 characters of warnings, and drops what comes after them.
+const WARNINGS_MAX: usize = 32;
+
 /// A sentence for whoever creates the pod. kubectl prints it. Better no longer than 120 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -61,10 +64,12 @@ impl<'a> Response<'a> {
         Self { patch: Some(patch), ..self }
     }
 
-    /// Adds a warning.
+    /// Adds a warning, unless there are so many that the API server would drop it.
     #[must_use]
     pub fn with_warning(mut self, warning: Warning) -> Self {
-        self.warnings.push(warning);
+        if self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(warning);
+        }
         self
     }
 

@@ -349,6 +349,15 @@ fn a_warning_has_no_control_characters_and_an_end() {
     assert_eq!((cut.as_str().chars().count(), cut.as_str().ends_with("ä...")), (256, true));
 }
 
+#[test]
+fn a_response_has_room_for_so_many_warnings() {
+    let review = parse(MINIMAL.as_bytes()).unwrap();
+    let warnings = (0..1_000).map(|number| Warning::new(format!("warning {number}")));
+    let sent = response_json(&warnings.fold(Response::allowed(&review), Response::with_warning));
+    let sent = sent["response"]["warnings"].as_array().unwrap();
+    assert_eq!((sent.len(), &sent[0], &sent[31]), (32, &json!("warning 0"), &json!("warning 31")));
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
