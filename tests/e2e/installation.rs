@@ -125,6 +125,11 @@ impl Installation {
 
     /// What the replicas have logged.
     pub fn logs(&self) -> String {
+        self.logs_of_each().concat()
+    }
+
+    /// The same, by replica.
+    pub fn logs_of_each(&self) -> Vec<String> {
         self.replicas().iter().map(|replica| replica.pod.log()).collect()
     }
 

@@ -13,9 +13,10 @@ use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
 use crate::{
-    edge::{failed_calls, under_load},
+    edge::under_load,
     installation::{CHART, RELEASE, helm},
     progress::say,
+    replicas::failed_open_calls,
     settings,
     world::{Error, PULL_SECRET, World, eventually, expect, expect_equal, pod, references},
 };
@@ -263,15 +264,15 @@ pub async fn renew_replicas(world: &World) -> Result<(), Error> {
 }
 
 /// Waits until the API server calls the webhook as it is configured now: it learns of a change a while later.
-async fn settle(world: &World) -> Result<(), Error> {
+pub async fn settle(world: &World) -> Result<(), Error> {
     let namespace = world.namespace(&[]).await?;
     eventually("three pods in a row without a failed call", || async {
-        let before = failed_calls(world).await?;
+        let before = failed_open_calls(world).await?;
         for name in ["first", "second", "third"] {
             let parameters = PostParams { dry_run: true, ..PostParams::default() };
             world.create_with(&namespace, &pod(name, &["contoso.azurecr.io/app:v1"]), &parameters).await?;
         }
-        let failed = failed_calls(world).await? - before;
+        let failed = failed_open_calls(world).await? - before;
         Ok((failed == 0.0).then_some(()))
     })
     .await

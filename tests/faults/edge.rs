@@ -7,6 +7,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 use crate::{
     load::{Load, Outcome},
     progress::say,
+    replicas::failed_open_calls,
     world::{Error, World, eventually, expect, expect_equal, review},
 };
 
@@ -119,11 +120,11 @@ pub async fn no_descriptor_left_costs_no_pod(world: Arc<World>) -> Result<(), Er
 
 /// Lets a fault happen while pods come: no call of the API server may fail.
 pub async fn under_load(world: &Arc<World>, fault: impl Future<Output = Result<(), Error>>) -> Result<Outcome, Error> {
-    let before = failed_calls(world).await?;
+    let before = failed_open_calls(world).await?;
     let load = Load::start(world).await?;
     let happened = fault.await;
     let outcome = load.finish().await;
-    let failed = failed_calls(world).await? - before;
+    let failed = failed_open_calls(world).await? - before;
     say(format!("{failed} calls failed; {outcome:?}"));
     if failed > 0.0 {
         let log = std::fs::read_to_string(world.control_plane.directory().join("kube-apiserver.log"))?;
@@ -134,11 +135,6 @@ pub async fn under_load(world: &Arc<World>, fault: impl Future<Output = Result<(
     expect_equal("calls of the API server that failed", failed, 0.0)?;
     expect(outcome.created > 50, format!("only {} pods were created", outcome.created))?;
     Ok(outcome)
-}
-
-/// The API server's own count of calls that failed and let the pod pass.
-pub async fn failed_calls(world: &World) -> Result<f64, Error> {
-    world.api_server_counter(&["apiserver_admission_webhook_fail_open_count", "acr-pull-injector"]).await
 }
 
 /// Lets a process have this many descriptors, within its hard limit.
