@@ -11,13 +11,13 @@ pub mod stuck;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{missing::MissingPullSecrets, stuck::StuckPods};
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
+    clients::Clients,
     ensure::Ensurer,
     events::Events,
     retry::RetryQueue,
@@ -48,17 +48,17 @@ pub struct Healer<C, S, N> {
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Healer<C, S, N> {
     /// Heals until `shutdown`, while `leader` says so.
     ///
-    /// `client` must not try again by itself (`default_retry: false` in its configuration): a budget that forbids an
-    /// eviction is answered by 429, which would be asked fifteen times over.
-    pub async fn run(self, client: Client, mut leader: watch::Receiver<bool>, shutdown: CancellationToken) {
+    /// The patient client is not used: a budget that forbids an eviction is answered by 429, which it would ask fifteen times
+    /// over.
+    pub async fn run(self, clients: Clients, mut leader: watch::Receiver<bool>, shutdown: CancellationToken) {
         let healer = Arc::new(self);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = becomes(&mut leader, true) => {}
             }
-            let missing = MissingPullSecrets::new(healer.clone(), client.clone());
-            let mut stuck = StuckPods::new(healer.clone(), client.clone());
+            let missing = MissingPullSecrets::new(healer.clone(), &clients);
+            let mut stuck = StuckPods::new(healer.clone(), clients.single_attempt.clone());
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = becomes(&mut leader, false) => {}

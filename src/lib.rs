@@ -18,6 +18,7 @@
 
 pub mod admission;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod credentials;

@@ -27,9 +27,9 @@ impl KubernetesNamespaces {
         Self { client, cache: WatchCache::new() }
     }
 
-    /// Keeps the cache current until `shutdown`.
-    pub async fn follow(self: Arc<Self>, synced: Gate, shutdown: CancellationToken) {
-        let api: Api<PartialObjectMeta<v1::Namespace>> = Api::all(self.client.clone());
+    /// Keeps the cache current by `watches` until `shutdown`.
+    pub async fn follow(self: Arc<Self>, watches: Client, synced: Gate, shutdown: CancellationToken) {
+        let api: Api<PartialObjectMeta<v1::Namespace>> = Api::all(watches);
         let entry = |metadata: &ObjectMeta| namespace(metadata).map(|namespace| (namespace.name.clone(), namespace));
         self.cache.clone().follow(api, None, entry, synced, shutdown).await;
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// How long a watch lasts. The API server ends it then, says shortly before from which version to go on, and the next one
 /// begins at once; nothing is listed anew.
 const WATCH_FOR: Duration = Duration::from_secs(60);
-/// A connection to the API server on which nothing has come for so long is dead: no watch and no request takes longer.
+/// The connection of a watch on which nothing has come for so long is dead: no watch lasts longer.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(75);
 /// The first and the longest pause before a broken watch is resumed. Short, since pods are served by what it tells; there
 /// are only a few watches, and only of a few replicas.

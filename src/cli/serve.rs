@@ -11,19 +11,18 @@ use std::{
 };
 
 use certs::ServingCertificate;
-use kube::Client;
 
 pub use self::arguments::ServeArguments;
 use self::parts::start_parts;
 #[cfg(feature = "otlp")]
 use crate::telemetry::traces::{Traces, TracesError};
 use crate::{
+    clients::Clients,
     config::{Configuration, ConfigurationError},
     lifecycle::{Lifecycle, Readiness, Signals},
     metrics::Metrics,
     server::{self, AdminState, Webhook},
     telemetry,
-    watching::READ_TIMEOUT,
 };
 
 /// Runs the webhook until it is told to stop.
@@ -125,23 +124,6 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     }
     tracing::info!("stopped");
     Ok(if lifecycle.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Ways to the API server.
-struct Clients {
-    /// Tries again what the API server is too busy for.
-    patient: Client,
-    /// Takes the first answer: for requests whose refusal is an answer, as that of an eviction is.
-    single_attempt: Client,
-}
-
-impl Clients {
-    fn new(mut config: kube::Config) -> kube::Result<Self> {
-        config.read_timeout = Some(READ_TIMEOUT);
-        let mut single_attempt = config.clone();
-        single_attempt.default_retry = false;
-        Ok(Self { patient: Client::try_from(config)?, single_attempt: Client::try_from(single_attempt)? })
-    }
 }
 
 /// What every part of the process shares.

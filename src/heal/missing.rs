@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use kube::{
-    Api, Client,
+    Api,
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{Healer, pods::Pods};
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
+    clients::Clients,
     domain::{
         decision::{self, Decision, Injection, Settings, SkipReason, Ungranted},
         pull_secret::PullSecretName,
@@ -67,9 +68,10 @@ const MAX_HANDLED: usize = 10_000;
 const OLD: SignedDuration = SignedDuration::from_mins(5);
 
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSecrets<C, S, N> {
-    /// Listens through `client`.
-    pub fn new(healer: Arc<Healer<C, S, N>>, client: Client) -> Self {
-        Self { healer, events: Api::all(client.clone()), pods: Pods::new(client), handled: Mutex::default() }
+    /// Listens and reads through `clients`.
+    pub fn new(healer: Arc<Healer<C, S, N>>, clients: &Clients) -> Self {
+        let pods = Pods::new(clients.single_attempt.clone());
+        Self { healer, events: Api::all(clients.watches.clone()), pods, handled: Mutex::default() }
     }
 
     /// Hears the complaints that the API server still has (an hour's worth, by default), and then every new one, for ever.

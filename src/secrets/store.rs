@@ -49,9 +49,9 @@ impl KubernetesPullSecrets {
         Self { client, name, settings, cache: WatchCache::new() }
     }
 
-    /// Keeps the cache current until `shutdown`. The field selector is what RBAC checks the name against.
-    pub async fn follow(self: Arc<Self>, synced: Gate, shutdown: CancellationToken) {
-        let api: Api<PartialObjectMeta<Secret>> = Api::all(self.client.clone());
+    /// Keeps the cache current by `watches` until `shutdown`. The field selector is what RBAC checks the name against.
+    pub async fn follow(self: Arc<Self>, watches: Client, synced: Gate, shutdown: CancellationToken) {
+        let api: Api<PartialObjectMeta<Secret>> = Api::all(watches);
         let fields = format!("metadata.name={}", self.name);
         let entry = |metadata: &ObjectMeta| {
             metadata.namespace.clone().map(|namespace| (namespace, StoredPullSecret::from_metadata(metadata)))

@@ -317,7 +317,7 @@ registries:
         let stop = CancellationToken::new();
         let namespaces = Arc::new(KubernetesNamespaces::new(client.clone()));
         let synced = Readiness::new().gate("namespaces");
-        tokio::spawn(namespaces.clone().follow(synced.clone(), stop.clone()));
+        tokio::spawn(namespaces.clone().follow(client.clone(), synced.clone(), stop.clone()));
         synced.opened().await;
         let later_by = Arc::new(AtomicI64::new(0));
         let seconds = later_by.clone();

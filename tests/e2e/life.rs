@@ -108,8 +108,8 @@ impl Case {
         let namespaces = Arc::new(KubernetesNamespaces::new(self.world.client.clone()));
         let readiness = Readiness::new();
         let gates = [readiness.gate("namespaces"), readiness.gate("pull secrets")];
-        tokio::spawn(namespaces.clone().follow(gates[0].clone(), shutdown.clone()));
-        tokio::spawn(store.clone().follow(gates[1].clone(), shutdown.clone()));
+        tokio::spawn(namespaces.clone().follow(self.world.client.clone(), gates[0].clone(), shutdown.clone()));
+        tokio::spawn(store.clone().follow(self.world.client.clone(), gates[1].clone(), shutdown.clone()));
         for gate in &gates {
             gate.opened().await;
         }

@@ -8,11 +8,12 @@ use kube::Client;
 use tokio::sync::watch;
 
 use super::{
-    Clients, Process,
+    Process,
     arguments::{CertificateArguments, CertificateSource, ElectionArguments},
 };
 use crate::{
     admission::{Admission, Waiting},
+    clients::Clients,
     clock::Clock,
     config::Configuration,
     credentials::Credentials,
@@ -79,7 +80,7 @@ pub(super) struct Parts {
 
 /// Builds the use case and starts what runs behind it: watches, retries, reconciler, reload.
 pub(super) async fn start_parts(
-    Clients { patient: client, single_attempt }: Clients,
+    clients: Clients,
     configuration: Configuration,
     configuration_file: PathBuf,
     own_namespace: String,
@@ -97,17 +98,19 @@ pub(super) async fn start_parts(
     }
     let (events, recorder) = Events::new(metrics.clone(), Clock::system());
     let ourselves = Ourselves { namespace: own_namespace.clone(), pod };
-    lifecycle.spawn("events", recorder.run(client.clone(), ourselves, stopping.clone()));
+    lifecycle.spawn("events", recorder.run(clients.patient.clone(), ourselves, stopping.clone()));
     let settings = Arc::new(ArcSwap::from_pointee(configuration.settings(Some(&own_namespace))));
     let credentials = Arc::new(Credentials::read(&configuration, metrics.clone(), Clock::system()).await);
     lifecycle.spawn("credentials", credentials.clone().follow(announce.clone(), stopping.clone()));
 
-    let namespaces = Arc::new(KubernetesNamespaces::new(client.clone()));
+    let namespaces = Arc::new(KubernetesNamespaces::new(clients.patient.clone()));
     let namespaces_synced = readiness.gate("namespaces");
-    lifecycle.spawn("namespaces", namespaces.clone().follow(namespaces_synced.clone(), stopping.clone()));
-    let pull_secrets = Arc::new(KubernetesPullSecrets::new(client.clone(), settings.clone()));
+    let following = namespaces.clone().follow(clients.watches.clone(), namespaces_synced.clone(), stopping.clone());
+    lifecycle.spawn("namespaces", following);
+    let pull_secrets = Arc::new(KubernetesPullSecrets::new(clients.patient.clone(), settings.clone()));
     let pull_secrets_synced = readiness.gate("pull secrets");
-    lifecycle.spawn("pull secrets", pull_secrets.clone().follow(pull_secrets_synced.clone(), stopping.clone()));
+    let following = pull_secrets.clone().follow(clients.watches.clone(), pull_secrets_synced.clone(), stopping.clone());
+    lifecycle.spawn("pull secrets", following);
 
     let ensurer =
         Ensurer::new(credentials.clone(), pull_secrets.clone(), settings.clone(), metrics.clone(), Clock::system());
@@ -116,8 +119,9 @@ pub(super) async fn start_parts(
     lifecycle
         .spawn("retries", retries.clone().run(ensurer.clone(), namespaces.clone(), settings.clone(), stopping.clone()));
     let leader = watch::Sender::new(false);
+    let (client, outcome) = (clients.single_attempt.clone(), leader.clone());
     let election =
-        leader::run(client, own_namespace.clone(), lease, identity, leader.clone(), metrics.clone(), stopping.clone());
+        leader::run(client, own_namespace.clone(), lease, identity, outcome, metrics.clone(), stopping.clone());
     lifecycle.spawn("election", election);
     let heal_settings =
         Arc::new(ArcSwap::from_pointee(HealSettings { evict_stuck_pods: configuration.evict_stuck_pods }));
@@ -141,7 +145,7 @@ pub(super) async fn start_parts(
             () = shutdown.cancelled() => return,
             () = caches => {}
         }
-        healer.run(single_attempt, following, shutdown).await;
+        healer.run(clients, following, shutdown).await;
     });
     let reconciler = Reconciler::new(ensurer.clone(), namespaces.clone(), retries.clone());
     let (following, shutdown, caches) = (leader.subscribe(), stopping.clone(), synced());

@@ -79,8 +79,8 @@ async fn pull_secret(world: &World, azure: &FakeAzure, namespace: &str) -> Resul
     let namespaces = Arc::new(KubernetesNamespaces::new(world.client.clone()));
     let readiness = Readiness::new();
     let gates = [readiness.gate("namespaces"), readiness.gate("pull secrets")];
-    tokio::spawn(namespaces.clone().follow(gates[0].clone(), shutdown.clone()));
-    tokio::spawn(store.clone().follow(gates[1].clone(), shutdown.clone()));
+    tokio::spawn(namespaces.clone().follow(world.client.clone(), gates[0].clone(), shutdown.clone()));
+    tokio::spawn(store.clone().follow(world.client.clone(), gates[1].clone(), shutdown.clone()));
     for gate in &gates {
         gate.opened().await;
     }
