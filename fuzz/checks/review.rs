@@ -1,5 +1,7 @@
 //! An admission review, from the body of a call to the answer.
 
+use std::collections::BTreeSet;
+
 use acr_pull_injector::{
     config::Configuration,
     domain::{
@@ -91,6 +93,8 @@ fn applies(patch: &json_patch::Patch, object: &Value) {
     let before = object["spec"]["imagePullSecrets"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_kept = |entry: &Value| entry.is_null() || list.iter().any(|kept| kept["name"] == entry["name"]);
     assert!(before.iter().all(is_kept), "an entry was lost: {object} became {patched}");
+    let kept = &list[..list.len() - 1];
+    assert_eq!(names(kept), first_names(before), "the order was changed: {object} became {patched}");
 
     let text = patched.to_string();
     let again = review::parse_pod(&text).expect("a patched pod is still a pod");
@@ -101,6 +105,16 @@ fn applies(patch: &json_patch::Patch, object: &Value) {
         pod
     };
     assert_eq!(without_list(patched), without_list(object.clone()), "something else was changed");
+}
+
+fn names(entries: &[Value]) -> Vec<&str> {
+    entries.iter().filter_map(|entry| entry["name"].as_str()).filter(|name| !name.is_empty()).collect()
+}
+
+/// Each name once, where it stands first.
+fn first_names(entries: &[Value]) -> Vec<&str> {
+    let mut seen = BTreeSet::new();
+    names(entries).into_iter().filter(|name| seen.insert(*name)).collect()
 }
 
 /// The decoder saw what stands in the document.
