@@ -31,13 +31,13 @@ impl Limits {
     /// May this be said now? If so it counts as said.
     pub(super) fn admit(&mut self, reason: Reason, subject: &Subject, now: Timestamp) -> Result<(), Refused> {
         let key = (reason, subject.key().to_owned());
-        if self.said.get(&key).is_some_and(|said| now.duration_since(*said) < REPEAT_AFTER) {
+        if self.said.get(&key).is_some_and(|said| is_within(REPEAT_AFTER, *said, now)) {
             return Err(Refused::SaidBefore);
         }
-        if self.minute.is_none_or(|minute| now.duration_since(minute) >= SignedDuration::from_mins(1)) {
+        if !self.minute.is_some_and(|minute| is_within(SignedDuration::from_mins(1), minute, now)) {
             self.minute = Some(now);
             self.in_minute = 0;
-            self.said.retain(|_, said| now.duration_since(*said) < REPEAT_AFTER);
+            self.said.retain(|_, said| is_within(REPEAT_AFTER, *said, now));
         }
         // What is wrong with ourselves must not be drowned by what is wrong elsewhere; it is little.
         if matches!(subject, Subject::Ourselves) {
@@ -51,6 +51,12 @@ impl Limits {
         self.said.insert(key, now);
         Ok(())
     }
+}
+
+/// Is it less than so long ago? What is yet to come was noted by a clock that has been set back since, and is over.
+fn is_within(time: SignedDuration, then: Timestamp, now: Timestamp) -> bool {
+    let ago = now.duration_since(then);
+    !ago.is_negative() && ago < time
 }
 
 #[cfg(test)]
@@ -105,6 +111,19 @@ mod tests {
         assert_eq!(limits.admit(Reason::ConfigurationRefused, &Subject::Ourselves, later), Ok(()));
         let again = limits.admit(Reason::ConfigurationRefused, &Subject::Ourselves, later);
         assert_eq!(again, Err(Refused::SaidBefore), "they are not repeated either");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_silences_nobody() {
+        let mut limits = Limits::default();
+        let hour = 3_600;
+        for number in 0..PER_MINUTE {
+            limits.admit(Reason::Stuck, &namespace(&number.to_string()), second(hour)).unwrap();
+        }
+        assert_eq!(limits.admit(Reason::Stuck, &namespace("0"), second(0)), Ok(()), "said by a clock that was ahead");
+        assert_eq!(limits.admit(Reason::Stuck, &namespace("0"), second(1)), Err(Refused::SaidBefore));
+        assert_eq!(limits.admit(Reason::Stuck, &namespace("new"), second(1)), Ok(()), "a minute that is yet to come");
+        assert_eq!(limits.said.len(), 2);
     }
 
     #[test]
