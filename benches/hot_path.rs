@@ -116,9 +116,10 @@ fn namespace() -> Namespace {
 
 fn admission() -> Admission<NoCredentials, Known, Known> {
     let known = Arc::new(Known { pull_secrets: WatchCache::new(), namespaces: WatchCache::new() });
-    known.namespaces.insert(NAMESPACE.to_owned(), namespace());
+    known.namespaces.insert(NAMESPACE.to_owned(), "1", namespace());
     known.pull_secrets.insert(
         NAMESPACE.to_owned(),
+        "1",
         StoredPullSecret {
             origin: Origin::Ours,
             hosts: LOGIN_SERVERS.map(str::to_owned).into(),

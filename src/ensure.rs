@@ -111,6 +111,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         }
         let work = Box::pin(async {
             let _flight = self.flights.join(&namespace.name).await;
+            if reason.doubts_memory() {
+                self.read(namespace).await?;
+            }
             if self.is_complete(&namespace.name, wanted.keys()) {
                 return Ok(());
             }

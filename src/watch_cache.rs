@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -26,9 +26,26 @@ use crate::{lifecycle::Gate, watching};
 
 /// Values made from metadata, by key. Cheap to clone; readers never wait for the network.
 pub struct WatchCache<V> {
-    entries: Arc<RwLock<HashMap<String, Arc<V>>>>,
+    known: Arc<RwLock<Known<V>>>,
     deleted: Arc<Mutex<HashMap<String, Deleted<V>>>>,
 }
+
+struct Known<V> {
+    entries: Entries<V>,
+    /// What the watch has told of last.
+    watched: Option<Version>,
+}
+
+type Entries<V> = HashMap<String, Entry<V>>;
+
+struct Entry<V> {
+    value: Arc<V>,
+    version: Option<Version>,
+}
+
+/// A resource version. Those of one kind of objects are numbers that grow, which is stated since Kubernetes 1.35 (KEP-5504)
+/// and was so before. One that is no number is compared with nothing, and what has it is taken.
+type Version = u64;
 
 /// What somebody else deleted.
 #[derive(Clone, Debug)]
@@ -46,30 +63,45 @@ impl<V> WatchCache<V> {
     /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
-        Self { entries: Arc::default(), deleted: Arc::default() }
+        Self { known: Arc::default(), deleted: Arc::default() }
     }
 
     /// The value under `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Arc<V>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.read().entries.get(key).map(|entry| entry.value.clone())
     }
 
     /// Everything that is held now.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(String, Arc<V>)> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        self.read().entries.iter().map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
     }
 
-    /// Records what we wrote ourselves, ahead of the watch event that will say the same.
-    pub fn insert(&self, key: String, value: V) {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(value));
+    /// Records what we wrote or read ourselves, ahead of the watch event that will say the same. When the watch was faster,
+    /// and has told of something newer or of the end of it, that stays.
+    pub fn insert(&self, key: String, resource_version: &str, value: V) {
+        let version = resource_version.parse().ok();
+        let mut known = self.write();
+        let is_stale = match known.entries.get(&key) {
+            Some(entry) => is_older(version, entry.version),
+            // Whatever the watch has told of is here, unless it was deleted since.
+            None => version.is_some() && version <= known.watched,
+        };
+        if !is_stale {
+            known.entries.insert(key, Entry { value: Arc::new(value), version });
+        }
     }
 
     /// Forgets what we deleted ourselves, ahead of the watch event that will say the same.
     pub fn remove(&self, key: &str) {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.write().entries.remove(key);
+    }
+
+    /// Forgets what a read did not find. Somebody else deleted it, and the watch is yet to say so.
+    pub fn lose(&self, key: &str) {
+        let lost = self.write().entries.remove(key);
+        self.remember_deleted(lost.into_iter().map(|entry| (key.to_owned(), entry.value)));
     }
 
     /// What somebody else deleted lately, each once.
@@ -77,6 +109,46 @@ impl<V> WatchCache<V> {
         let deleted = std::mem::take(&mut *self.deleted.lock().unwrap_or_else(PoisonError::into_inner));
         let fresh = deleted.into_iter().filter(|(_, deleted)| deleted.at.elapsed() < DELETIONS_REMEMBERED);
         fresh.map(|(key, deleted)| (key, deleted.value)).collect()
+    }
+
+    fn apply(&self, key: String, metadata: &ObjectMeta, value: V) {
+        let entry = Entry { value: Arc::new(value), version: version(metadata) };
+        let mut known = self.write();
+        known.watched = known.watched.max(entry.version);
+        if !known.entries.get(&key).is_some_and(|present| is_older(entry.version, present.version)) {
+            known.entries.insert(key, entry);
+        }
+    }
+
+    /// The version of a deleted object is that of its deletion.
+    fn delete(&self, key: &str, metadata: &ObjectMeta) {
+        let version = version(metadata);
+        let removed = {
+            let mut known = self.write();
+            known.watched = known.watched.max(version);
+            let is_newer = known.entries.get(key).is_some_and(|present| is_older(version, present.version));
+            if is_newer { None } else { known.entries.remove(key) }
+        };
+        self.remember_deleted(removed.into_iter().map(|entry| (key.to_owned(), entry.value)));
+    }
+
+    /// A list is right whatever was known before: versions begin anew when somebody restores the API server's data.
+    fn replace(&self, listed: Entries<V>) {
+        let watched = listed.values().filter_map(|entry| entry.version).max();
+        let before = {
+            let mut known = self.write();
+            let Known { entries: before, .. } = std::mem::replace(&mut *known, Known { entries: listed, watched });
+            before.into_iter().filter(|(key, _)| !known.entries.contains_key(key)).collect::<Vec<_>>()
+        };
+        self.remember_deleted(before.into_iter().map(|(key, entry)| (key, entry.value)));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known<V>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known<V>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember_deleted(&self, deleted: impl Iterator<Item = (String, Arc<V>)>) {
@@ -109,26 +181,22 @@ impl<V> WatchCache<V> {
             match event {
                 Some(Ok(Event::Init)) => listed.clear(),
                 Some(Ok(Event::InitApply(object))) => {
-                    listed.extend(entry(&object.metadata).map(|(key, value)| (key, Arc::new(value))));
+                    let version = version(&object.metadata);
+                    let entry = entry(&object.metadata);
+                    listed.extend(entry.map(|(key, value)| (key, Entry { value: Arc::new(value), version })));
                 }
                 Some(Ok(Event::InitDone)) => {
-                    let before = {
-                        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-                        let before = std::mem::replace(&mut *entries, std::mem::take(&mut listed));
-                        before.into_iter().filter(|(key, _)| !entries.contains_key(key)).collect::<Vec<_>>()
-                    };
-                    self.remember_deleted(before.into_iter());
+                    self.replace(std::mem::take(&mut listed));
                     synced.open();
                 }
                 Some(Ok(Event::Apply(object))) => {
                     if let Some((key, value)) = entry(&object.metadata) {
-                        self.insert(key, value);
+                        self.apply(key, &object.metadata, value);
                     }
                 }
                 Some(Ok(Event::Delete(object))) => {
                     if let Some((key, _)) = entry(&object.metadata) {
-                        let removed = self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                        self.remember_deleted(removed.into_iter().map(|value| (key.clone(), value)));
+                        self.delete(&key, &object.metadata);
                     }
                 }
                 Some(Err(error)) => {
@@ -140,9 +208,23 @@ impl<V> WatchCache<V> {
     }
 }
 
+fn version(metadata: &ObjectMeta) -> Option<Version> {
+    metadata.resource_version.as_deref()?.parse().ok()
+}
+
+fn is_older(version: Option<Version>, other: Option<Version>) -> bool {
+    version.zip(other).is_some_and(|(version, other)| version < other)
+}
+
+impl<V> Default for Known<V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), watched: None }
+    }
+}
+
 impl<V> Clone for WatchCache<V> {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), deleted: self.deleted.clone() }
+        Self { known: self.known.clone(), deleted: self.deleted.clone() }
     }
 }
 
@@ -154,7 +236,92 @@ impl<V> Default for WatchCache<V> {
 
 impl<V> fmt::Debug for WatchCache<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner).len();
+        let entries = self.read().entries.len();
         formatter.debug_struct("WatchCache").field("entries", &entries).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(resource_version: &str) -> ObjectMeta {
+        ObjectMeta { resource_version: Some(resource_version.to_owned()), ..ObjectMeta::default() }
+    }
+
+    fn key() -> String {
+        "team-a".to_owned()
+    }
+
+    fn value(cache: &WatchCache<&'static str>) -> Option<&'static str> {
+        cache.get("team-a").map(|value| *value)
+    }
+
+    #[test]
+    fn what_we_wrote_takes_no_place_from_what_the_watch_told_since() {
+        let cache = WatchCache::new();
+        cache.insert(key(), "5", "written");
+        assert_eq!(value(&cache), Some("written"));
+        cache.apply(key(), &metadata("9"), "watched");
+        cache.insert(key(), "5", "written");
+        assert_eq!(value(&cache), Some("watched"), "older than what is known");
+        cache.insert(key(), "10", "written again");
+        assert_eq!(value(&cache), Some("written again"), "9 is less than 10");
+
+        cache.delete("team-a", &metadata("11"));
+        assert_eq!(value(&cache), None);
+        cache.insert(key(), "10", "written again");
+        assert_eq!(value(&cache), None, "its end was heard of before its answer was looked at");
+        cache.insert(key(), "12", "made anew");
+        assert_eq!(value(&cache), Some("made anew"));
+    }
+
+    #[test]
+    fn a_watch_that_is_behind_takes_nothing_back() {
+        let cache = WatchCache::new();
+        cache.apply(key(), &metadata("5"), "old");
+        cache.insert(key(), "20", "read");
+        cache.apply(key(), &metadata("8"), "terminating");
+        assert_eq!(value(&cache), Some("read"));
+        cache.delete("team-a", &metadata("9"));
+        assert_eq!(value(&cache), Some("read"), "another one was deleted, under the same name");
+        assert!(cache.take_deleted().is_empty());
+        cache.delete("team-a", &metadata("21"));
+        assert_eq!((value(&cache), cache.take_deleted().len()), (None, 1));
+    }
+
+    #[test]
+    fn what_a_read_did_not_find_was_deleted_by_somebody_else() {
+        let cache = WatchCache::new();
+        cache.apply(key(), &metadata("5"), "ours");
+        cache.lose("team-a");
+        cache.delete("team-a", &metadata("6"));
+        assert_eq!((value(&cache), cache.take_deleted().len()), (None, 1));
+        cache.insert(key(), "7", "made anew");
+        cache.remove("team-a");
+        cache.delete("team-a", &metadata("8"));
+        assert!(cache.take_deleted().is_empty(), "we deleted it ourselves");
+    }
+
+    #[test]
+    fn a_list_is_right_whatever_was_known() {
+        let cache = WatchCache::new();
+        cache.apply(key(), &metadata("1000"), "before");
+        let listed = Entry { value: Arc::new("restored from a backup"), version: Some(7) };
+        cache.replace([(key(), listed)].into());
+        assert_eq!(value(&cache), Some("restored from a backup"));
+        cache.insert("team-b".to_owned(), "8", "written");
+        assert!(cache.get("team-b").is_some());
+    }
+
+    #[test]
+    fn versions_that_are_no_numbers_are_taken() {
+        let cache = WatchCache::new();
+        cache.apply(key(), &metadata("b"), "first");
+        cache.insert(key(), "a", "second");
+        assert_eq!(value(&cache), Some("second"));
+        cache.delete("team-a", &metadata("c"));
+        cache.insert(key(), "a", "third");
+        assert_eq!(value(&cache), Some("third"));
     }
 }

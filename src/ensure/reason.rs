@@ -24,6 +24,11 @@ impl WriteReason {
     pub const ALL: [Self; 7] =
         [Self::Admission, Self::Change, Self::Renewal, Self::Repair, Self::Withdrawal, Self::Heal, Self::Retry];
 
+    /// Somebody says that the pull secret is not as we remember it, so we look before we believe our memory.
+    pub(super) fn doubts_memory(self) -> bool {
+        matches!(self, Self::Repair | Self::Heal)
+    }
+
     /// The reason as the value of a metric label.
     pub fn as_label(self) -> &'static str {
         match self {

@@ -43,6 +43,22 @@ async fn a_token_that_ends_first_is_renewed_beside_one_that_cannot_be() {
 }
 
 #[tokio::test]
+async fn who_says_that_a_pull_secret_is_missing_is_believed_rather_than_memory() {
+    let case = Case::new();
+    for (name, reason) in [("a", WriteReason::Heal), ("b", WriteReason::Repair)] {
+        case.ensure(name, &[A]).await.unwrap();
+        lock(&case.store.lost).insert(name.to_owned());
+        let writes = case.store.writes();
+        let wanted = BTreeMap::from([(world::login_server(A), "all".parse().unwrap())]);
+        let ensure = async || case.ensurer.ensure(&world::namespace(name), &wanted, reason).await;
+        ensure().await.unwrap();
+        assert_eq!(case.store.writes(), writes + 1, "{reason:?}");
+        ensure().await.unwrap();
+        assert_eq!(case.store.writes(), writes + 1, "{reason:?}: it is there");
+    }
+}
+
+#[tokio::test]
 async fn an_outage_writes_nothing() {
     let case = Case::new();
     case.ensure("team", &[A, B]).await.unwrap();

@@ -90,11 +90,16 @@ impl KubernetesPullSecrets {
         let patch = Patch::Apply(&desired);
         match within_limit(api.patch_metadata(self.name.as_str(), &parameters, &patch)).await {
             Ok(written) => {
-                self.cache.insert(namespace.to_owned(), StoredPullSecret::from_metadata(&written.metadata));
+                self.know(namespace, StoredPullSecret::from_metadata(&written.metadata));
                 Ok(())
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn know(&self, namespace: &str, stored: StoredPullSecret) {
+        let version = stored.resource_version.clone();
+        self.cache.insert(namespace.to_owned(), &version, stored);
     }
 }
 
@@ -122,7 +127,7 @@ impl PullSecretStore for KubernetesPullSecrets {
     async fn read(&self, namespace: &str) -> Result<Option<ReadPullSecret>, StoreError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let Some(secret) = within_limit(api.get_opt(self.name.as_str())).await? else {
-            self.cache.remove(namespace);
+            self.cache.lose(namespace);
             return Ok(None);
         };
         let stored = StoredPullSecret::from_metadata(&secret.metadata);
@@ -132,7 +137,7 @@ impl PullSecretStore for KubernetesPullSecrets {
             .as_ref()
             .and_then(|data| data.get(DATA_KEY))
             .and_then(|bytes| PullSecret::parse(&bytes.0, stored.lifetime, settings.rules.login_servers()).ok());
-        self.cache.insert(namespace.to_owned(), stored.clone());
+        self.know(namespace, stored.clone());
         Ok(Some(ReadPullSecret { stored, content }))
     }
 

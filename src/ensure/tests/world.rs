@@ -81,6 +81,8 @@ pub(crate) struct Memory {
     pub(crate) writes: Mutex<usize>,
     /// Namespaces whose writes get no answer.
     pub(crate) silent: Mutex<BTreeSet<String>>,
+    /// Namespaces whose pull secret is gone, which nobody noticed.
+    pub(crate) lost: Mutex<BTreeSet<String>>,
 }
 
 impl Memory {
@@ -126,6 +128,10 @@ impl PullSecretStore for Memory {
     }
 
     async fn read(&self, namespace: &str) -> Result<Option<ReadPullSecret>, StoreError> {
+        self.answer(namespace).await?;
+        if lock(&self.lost).remove(namespace) {
+            lock(&self.stored).remove(namespace);
+        }
         let known = lock(&self.stored).get(namespace).cloned();
         Ok(known.map(|(stored, secret)| {
             let text = secret.docker_config_json();
