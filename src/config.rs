@@ -90,16 +90,35 @@ impl Configuration {
     ///
     /// Names the field that is wrong.
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
-        if text.trim().is_empty() {
-            return Self::from_file(File::default());
+        Self::from_value(&value_of(text)?)
+    }
+
+    /// Checks the text of a configuration file that changes while this configuration is in force.
+    ///
+    /// # Errors
+    ///
+    /// Names the field that is wrong, or that cannot change so.
+    pub fn changed_to(&self, text: &str) -> Result<Self, InvalidField> {
+        let value = value_of(text)?;
+        // What is left of a file that somebody empties or has written half of would take every pull secret away.
+        if !self.rules.is_empty() && value.get("registries").is_none() {
+            return Err(InvalidField(
+                "registries is missing, as in a file that is half written: write `registries: []` to remove all registries"
+                    .to_owned(),
+            ));
         }
-        // Through a JSON value, since that is what lets an error name the field by its path.
-        let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|error| InvalidField(format!("not valid YAML: {error}")))?;
+        let changed = Self::from_value(&value)?;
+        if changed.pull_secret_name != self.pull_secret_name {
+            return Err(InvalidField("pullSecretName changes only by a restart".to_owned()));
+        }
+        Ok(changed)
+    }
+
+    fn from_value(value: &serde_json::Value) -> Result<Self, InvalidField> {
         match value {
             // Nothing but comments.
             serde_json::Value::Null => Self::from_file(File::default()),
-            serde_json::Value::Object(_) => Self::from_file(deserialize(&value)?),
+            serde_json::Value::Object(_) => Self::from_file(deserialize(value)?),
             // What is derived for `File` would take a list of its fields in their order.
             _ => Err(InvalidField(
                 "the file holds no fields: begin it with a field such as registries and a colon".to_owned(),
@@ -150,6 +169,14 @@ impl Configuration {
             excluded_namespaces: admission.excluded_namespaces,
         })
     }
+}
+
+/// Through a JSON value, since that is what lets an error name the field by its path.
+fn value_of(text: &str) -> Result<serde_json::Value, InvalidField> {
+    if text.trim().is_empty() {
+        return Ok(serde_json::Value::Null);
+    }
+    serde_saphyr::from_str(text).map_err(|error| InvalidField(format!("not valid YAML: {error}")))
 }
 
 fn parse_ensure_timeout(text: &str) -> Result<Duration, String> {

@@ -38,46 +38,56 @@ pub struct ConfigurationReload {
     pub announce: watch::Sender<u64>,
 }
 
+/// What the looks before this one found.
+#[derive(Default)]
+struct Seen {
+    text: Option<Result<String, String>>,
+    refused: Option<String>,
+}
+
 impl ConfigurationReload {
     /// Polls the file until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut refused = None;
+        let mut seen = Seen::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
-            match self.read() {
-                Ok(configuration) => {
-                    refused = None;
-                    self.metrics.configuration_refused(false);
-                    if configuration != self.current {
-                        self.take_over(configuration).await;
-                    }
-                }
-                // Said once per reason, not every two seconds.
-                Err(reason) if refused.as_ref() == Some(&reason) => {}
-                Err(reason) => {
-                    self.metrics.configuration_reloaded(false);
-                    self.metrics.configuration_refused(true);
-                    self.events.configuration_refused();
-                    tracing::error!(%reason, "the changed configuration is refused, the one before stays in force");
-                    refused = Some(reason);
-                }
-            }
+            self.look(&mut seen).await;
         }
     }
 
-    fn read(&self) -> Result<Configuration, String> {
-        let configuration =
-            Configuration::load(&self.path).map_err(|error| match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            })?;
-        if configuration.pull_secret_name == self.current.pull_secret_name {
-            Ok(configuration)
-        } else {
-            Err(format!("{}: pullSecretName changes only by a restart", self.path.display()))
+    /// Goes by what two looks in a row have found: whoever writes into the file instead of swapping it shows half of it for
+    /// a moment, and half of it may be valid.
+    async fn look(&mut self, seen: &mut Seen) {
+        let text = tokio::fs::read_to_string(&self.path).await;
+        let text = text.map_err(|error| format!("cannot read the configuration file {}: {error}", self.path.display()));
+        if seen.text.as_ref() != Some(&text) {
+            seen.text = Some(text);
+            return;
+        }
+        let changed = text.and_then(|text| {
+            let refused = |reason| format!("configuration file {}: {reason}", self.path.display());
+            self.current.changed_to(&text).map_err(refused)
+        });
+        match changed {
+            Ok(configuration) => {
+                seen.refused = None;
+                self.metrics.configuration_refused(false);
+                if configuration != self.current {
+                    self.take_over(configuration).await;
+                }
+            }
+            // Said once per reason, not every two seconds.
+            Err(reason) if seen.refused.as_ref() == Some(&reason) => {}
+            Err(reason) => {
+                self.metrics.configuration_reloaded(false);
+                self.metrics.configuration_refused(true);
+                self.events.configuration_refused();
+                tracing::error!(%reason, "the changed configuration is refused, the one before stays in force");
+                seen.refused = Some(reason);
+            }
         }
     }
 
@@ -90,5 +100,64 @@ impl ConfigurationReload {
         self.metrics.configuration_reloaded(true);
         self.announce.send_modify(|number| *number += 1);
         tracing::info!(path = %self.path.display(), "the changed configuration is in force");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    const ONE: &str =
+        "registries:\n- {name: contoso, hosts: [contoso.azurecr.io], credential: {managedIdentity: {}}}\n";
+    const TWO: &str = "registries:\n- {name: contoso, hosts: [contoso.azurecr.io], credential: {managedIdentity: {}}}\n\
+         - {name: fabrikam, hosts: [fabrikam.azurecr.io], credential: {managedIdentity: {}}}\n";
+
+    async fn following(path: PathBuf) -> ConfigurationReload {
+        let current = Configuration::parse(TWO).unwrap();
+        let metrics = Arc::<Metrics>::default();
+        ConfigurationReload {
+            path,
+            own_namespace: "acr-pull-injector".to_owned(),
+            settings: Arc::new(ArcSwap::from_pointee(current.settings(None))),
+            heal_settings: Arc::default(),
+            events: Events::none(),
+            credentials: Arc::new(Credentials::read(&current, metrics.clone(), Clock::system()).await),
+            metrics,
+            announce: watch::channel(0).0,
+            current,
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_file_takes_no_registry_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        let mut reload = following(path.clone()).await;
+        let mut seen = Seen::default();
+        let mut look = async |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            reload.look(&mut seen).await;
+            let text = reload.metrics.encode(0, None);
+            let refused = text.lines().any(|line| line == "acr_pull_injector_configuration_refused 1");
+            (reload.settings.load().rules.iter().count(), refused)
+        };
+        // At one look only: nothing happens, whether it is valid or not.
+        for text in [TWO, "", TWO, ONE, TWO, "registries: [", TWO, TWO] {
+            assert_eq!(look(text).await, (2, false), "{text:?}");
+        }
+        // What stays is taken for meant, but for a file that does not name what it takes away.
+        for text in ["", "# none\n", "pullSecretName: acr-pull-secret\n", "registries:\n", "registries: ["] {
+            look(text).await;
+            assert_eq!(look(text).await, (2, true), "{text:?}");
+        }
+        look(TWO).await;
+        assert_eq!(look(TWO).await, (2, false));
+        assert_eq!(look(ONE).await, (2, false));
+        assert_eq!(look(ONE).await, (1, false));
+        look("registries: []\n").await;
+        assert_eq!(look("registries: []\n").await, (0, false));
+        look("").await;
+        assert_eq!(look("").await, (0, false), "there is nothing that it could take away");
     }
 }
