@@ -3,7 +3,11 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    time::Duration,
 };
+
+/// Longer than any answer takes: what hangs shall end the bench.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The metrics that a replica shows on its admin port.
 pub fn of_replica(admin: SocketAddr) -> io::Result<String> {
@@ -12,7 +16,8 @@ pub fn of_replica(admin: SocketAddr) -> io::Result<String> {
 
 /// The body of a plain HTTP answer, whatever its status, after its head.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
-    let mut socket = TcpStream::connect(address)?;
+    let mut socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     socket.read_to_string(&mut text)?;

@@ -2,6 +2,7 @@
 //! tokens do and are renewed.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -197,4 +198,9 @@ impl Cluster {
         let lines = logs.iter().flat_map(|log| log.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev());
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A replica's admin port.
+pub fn admin(replica: &Replica) -> SocketAddr {
+    SocketAddr::new(replica.webhook.ip(), 8080)
 }

@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, admin},
     installation::{Error, RELEASE},
+    metrics,
     record::Record,
 };
 
@@ -86,7 +87,7 @@ async fn rotate_certificate((cluster, record): Shared) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives the lead to whoever does not have it.
+/// Gives the lead to whoever does not have it, and waits until both replicas know.
 async fn change_leader((cluster, record): Shared) -> Result<(), Error> {
     let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), RELEASE);
     let holder = leases.get(RELEASE).await?.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
@@ -95,8 +96,32 @@ async fn change_leader((cluster, record): Shared) -> Result<(), Error> {
     let now = MicroTime(Timestamp::now());
     let patch = json!({"spec": {"holderIdentity": next, "acquireTime": now, "renewTime": now}});
     leases.patch(RELEASE, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let started = tokio::time::Instant::now();
+    while leaders(&cluster).await? != [next] {
+        if started.elapsed() > LEADER_EVERY {
+            record.fault(format!("{next} was given the lead and does not have it alone"));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     record.count("leader changes");
     Ok(())
+}
+
+/// The replicas that lead, as each says of itself.
+async fn leaders(cluster: &Arc<Cluster>) -> Result<Vec<String>, Error> {
+    let asked = cluster.clone();
+    let leaders = tokio::task::spawn_blocking(move || {
+        let mut leaders = Vec::new();
+        for replica in &asked.replicas {
+            let text = metrics::of_replica(admin(replica))?;
+            if metrics::sum(&text, &["acr_pull_injector_leader "]) > 0.0 {
+                leaders.push(replica.pod.name().to_owned());
+            }
+        }
+        Ok::<_, std::io::Error>(leaders)
+    });
+    Ok(leaders.await??)
 }
 
 /// A namespace comes, its first pod is served, and it goes again.

@@ -76,6 +76,7 @@ async fn create_pods(
 ) -> Result<(), Error> {
     let started = tokio::time::Instant::now();
     let places = Arc::new(Semaphore::new(PODS_AT_ONCE));
+    let mut creations = JoinSet::new();
     for number in 0_u64.. {
         let due = started + Duration::from_secs_f64(number as f64 / rate);
         tokio::time::sleep_until(due).await;
@@ -84,7 +85,7 @@ async fn create_pods(
         }
         let place = places.clone().acquire_owned().await?;
         let (cluster, record) = (cluster.clone(), record.clone());
-        tokio::spawn(async move {
+        creations.spawn(async move {
             let namespace = &cluster.namespaces[number as usize % cluster.namespaces.len()];
             match cluster.create_pod(namespace).await {
                 Ok(()) => record.pod(due.elapsed()),
@@ -92,9 +93,14 @@ async fn create_pods(
             }
             drop(place);
         });
+        while let Some(ended) = creations.try_join_next() {
+            ended?;
+        }
     }
-    // All that were begun.
-    let _all = places.acquire_many(PODS_AT_ONCE as u32).await?;
+    // All that were begun. What was due and could not be begun is missing from what was served.
+    while let Some(ended) = creations.join_next().await {
+        ended?;
+    }
     Ok(())
 }
 
@@ -139,11 +145,12 @@ fn send_reviews(
         thread::sleep(due.saturating_sub(started.elapsed()));
         match connection.exchange(&requests[number as usize % requests.len()]) {
             Ok(answer) => {
+                let latency = started.elapsed().saturating_sub(due);
                 let has_patch = contains(answer, "\"patch\"");
                 if has_patch && !contains(answer, "\"warnings\"") {
-                    record.review(started.elapsed().saturating_sub(due));
+                    record.review(latency);
                 } else if has_patch && contains(answer, LATE) {
-                    record.late_review();
+                    record.late_review(latency);
                 } else {
                     record.fault(format!("a review was answered: {}", String::from_utf8_lossy(answer)));
                 }

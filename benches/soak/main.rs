@@ -57,6 +57,7 @@ use record::Record;
 use samples::Sample;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use verdict::Due;
 
 /// Serves pods for a long time and looks whether anything grows.
 #[derive(Debug, Parser)]
@@ -120,18 +121,23 @@ async fn run(arguments: &Arguments) -> Result<bool, Error> {
     load::start(&cluster, &record, &stop, arguments.pods, arguments.reviews, &mut work).await?;
     disturbances::start(&cluster, &record, &stop, &mut work);
 
-    let samples = observe(&cluster, &record, Duration::from_secs_f64(arguments.minutes * 60.0)).await?;
+    let started = Instant::now();
+    let mut samples = observe(&cluster, &record, Duration::from_secs_f64(arguments.minutes * 60.0)).await?;
     stop.cancel();
+    let seconds = started.elapsed().as_secs_f64();
+    let due = Due { pods: arguments.pods * seconds, reviews: arguments.reviews * seconds };
     while let Some(ended) = work.join_next().await {
         ended??;
     }
+    // With what was under way at the end.
+    samples.push(Sample::take(started.elapsed(), &cluster, &record)?);
     let right = cluster.pull_secrets_become_right(SETTLE_LIMIT).await?;
     println!("{}", samples::table(&samples));
     println!("{}", record.summary());
     if let Some(file) = &arguments.plot {
         std::fs::write(file, samples::plot(&samples))?;
     }
-    let verdict = verdict::of(&samples, &record, &right);
+    let verdict = verdict::of(&samples, &due, &record, &right);
     println!("{verdict}");
     if !verdict.passes() {
         eprintln!("{}", cluster.last_log_lines());

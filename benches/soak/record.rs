@@ -62,8 +62,10 @@ impl Record {
     }
 
     /// A review was answered, with a patch and with the warning that the pull secret takes longer than a pod may wait.
-    pub fn late_review(&self) {
-        self.lock().late += 1;
+    pub fn late_review(&self, latency: Duration) {
+        let mut inner = self.lock();
+        inner.reviews.push(latency);
+        inner.late += 1;
     }
 
     pub fn late_reviews(&self) -> usize {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, admin},
     installation::{Error, Replica},
     latencies::{Latencies, milliseconds},
     metrics,
@@ -56,7 +56,7 @@ impl Held {
         let process = replica.pod.id();
         let connections = connections_to(replica.webhook)?;
         // The connection that asks counts as a task and as a descriptor, each time alike.
-        let text = metrics::of_replica(SocketAddr::new(replica.webhook.ip(), 8080))?;
+        let text = metrics::of_replica(admin(replica))?;
         Ok(Self {
             memory: Process(process).memory()?.resident,
             connections,

@@ -19,9 +19,21 @@ const LATENCY_FACTOR_MAX: f64 = 2.0;
 /// And this much longer in any case, in milliseconds: other programs run on the machine.
 const LATENCY_ALLOWANCE: f64 = 5.0;
 
+/// So much of what was due must be served, in percent: what the load could not even begin is missing.
+const SERVED_MIN: f64 = 95.0;
+
 /// So many reviews of a thousand may be answered before the pull secret is up to date, since the API server took longer
 /// than a pod may wait. What stood there goes on to pull.
 const LATE_PER_THOUSAND_MAX: f64 = 5.0;
+
+/// How much the load had to send until it was stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    pub pods: f64,
+    pub reviews: f64,
+}
+
+type LatenciesOf = fn(&Sample) -> &Latencies;
 
 /// What was judged and how.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +65,7 @@ impl Verdict {
         self.add(what, format!("{growth:+.2} (mean {mean:.1})"), format!("< {bound}"), growth < bound);
     }
 
-    fn latency(&mut self, what: &str, samples: &[Sample], of: fn(&Sample) -> &Latencies, percent: f64) {
+    fn latency(&mut self, what: &str, samples: &[Sample], of: LatenciesOf, percent: f64) {
         let median = |samples: &[Sample]| {
             let windows = samples.iter().map(of).filter(|latencies| latencies.count() > 0);
             let mut values: Vec<f64> =
@@ -62,15 +74,18 @@ impl Verdict {
             values.get(values.len() / 2).copied()
         };
         let (first, last) = (median(&samples[..samples.len() / 2]), median(&samples[samples.len() * 3 / 4..]));
-        let (Some(first), Some(last)) = (first, last) else { return };
+        let (Some(first), Some(last)) = (first, last) else {
+            let what = format!("p{percent} of {what} in the last quarter, ms");
+            return self.add(what, "not measured in both halves", "measured", false);
+        };
         let bound = first * LATENCY_FACTOR_MAX + LATENCY_ALLOWANCE;
         let what = format!("p{percent} of {what} in the last quarter, ms (first half {first:.2})");
         self.add(what, format!("{last:.2}"), format!("< {bound:.1}"), last < bound);
     }
 }
 
-/// `pull_secrets` tells of each that is wrong.
-pub fn of(samples: &[Sample], record: &Record, pull_secrets: &[String]) -> Verdict {
+/// The last sample is of the end, when only what was under way has still been served. `pull_secrets` tells of each that is wrong.
+pub fn of(samples: &[Sample], due: &Due, record: &Record, pull_secrets: &[String]) -> Verdict {
     let mut verdict = Verdict::default();
     for number in 0..samples.first().map_or(0, |sample| sample.replicas.len()) {
         let of = |value: fn(&Held) -> f64| move |sample: &Sample| value(&sample.replicas[number]);
@@ -79,17 +94,37 @@ pub fn of(samples: &[Sample], record: &Record, pull_secrets: &[String]) -> Verdi
             verdict.growth(format!("replica {replica}: growth of {what}"), samples, of(value), bound);
         };
         growth("memory, MiB", |held| held.memory as f64 / 1024.0, MEMORY_GROWTH_MAX);
-        growth("descriptors, connections left out", |held| held.descriptors as f64, COUNT_GROWTH_MAX);
         growth("threads", |held| held.threads as f64, COUNT_GROWTH_MAX);
-        growth("tasks, connections left out", |held| held.tasks, COUNT_GROWTH_MAX);
     }
-    for percent in [50.0, 99.0] {
-        verdict.latency("pods", samples, |sample| &sample.window.pods, percent);
-        verdict.latency("reviews", samples, |sample| &sample.window.reviews, percent);
+    // Whoever leads holds some more, and the lead moves.
+    let of_both = |value: fn(&Held) -> f64| move |sample: &Sample| sample.replicas.iter().map(value).sum();
+    let mut growth = |what: &str, value| {
+        let what = format!("both replicas: growth of {what}, connections left out");
+        verdict.growth(what, samples, of_both(value), COUNT_GROWTH_MAX);
+    };
+    growth("descriptors", |held| held.descriptors as f64);
+    growth("tasks", |held| held.tasks);
+    let kinds: [(_, _, LatenciesOf); 2] =
+        [("pods", due.pods, |sample| &sample.window.pods), ("reviews", due.reviews, |sample| &sample.window.reviews)];
+    for (what, due, latencies) in kinds.into_iter().filter(|(_, due, _)| *due > 0.0) {
+        for percent in [50.0, 99.0] {
+            verdict.latency(what, samples, latencies, percent);
+        }
+        let under_load = samples.split_last().map_or(samples, |(_, before)| before);
+        let empty = under_load.iter().map(latencies).filter(|latencies| latencies.count() == 0).count();
+        verdict.add(format!("samples without {what}"), empty.to_string(), "0", empty == 0);
+        let served = samples.iter().map(latencies).map(Latencies::count).sum::<usize>();
+        let share = served as f64 * 100.0 / due;
+        let found = format!("{share:.1} ({served})");
+        verdict.add(
+            format!("{what} served of {due:.0} due, %"),
+            found,
+            format!(">= {SERVED_MIN}"),
+            share >= SERVED_MIN,
+        );
     }
-    let served = samples.iter().map(|sample| sample.window.pods.count() + sample.window.reviews.count()).sum::<usize>();
-    verdict.add("pods and reviews served", served.to_string(), "> 0", served > 0);
-    let late = record.late_reviews() as f64 * 1000.0 / served.max(1) as f64;
+    let reviews = samples.iter().map(|sample| sample.window.reviews.count()).sum::<usize>();
+    let late = record.late_reviews() as f64 * 1000.0 / reviews.max(1) as f64;
     let bound = format!("< {LATE_PER_THOUSAND_MAX}");
     verdict.add("reviews of a thousand that could not wait", format!("{late:.2}"), bound, late < LATE_PER_THOUSAND_MAX);
     let faults = record.faults();
