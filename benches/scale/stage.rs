@@ -65,8 +65,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(2);
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// A replica that waits for the lead gets it after the 15 s for which it is lent.
 const LEAD_LIMIT: Duration = Duration::from_secs(60);
-/// Pods that come in the middle of a rewrite.
-const PODS_DURING_REWRITE: usize = 50;
+/// Pods that come in the middle of a rewrite, at most.
+const PODS_DURING_REWRITE: usize = 48;
 const PULL_SECRET: &str = "acr-pull-secret";
 
 impl Scale {
@@ -115,7 +115,7 @@ impl Scale {
     }
 
     /// Sends the review of a pod to the replica for each of these namespaces.
-    async fn review(&self, namespaces: Vec<String>) -> Result<Latencies, Error> {
+    async fn review(&self, namespaces: Vec<String>) -> Result<Vec<Duration>, Error> {
         let webhook = self.replica.port("webhook").ok_or("no port named webhook")?;
         let endpoint = self.product.endpoint(webhook).await?;
         let part = namespaces.len().div_ceil(CLIENTS).max(1);
@@ -127,7 +127,7 @@ impl Scale {
         for client in clients.collect::<Vec<_>>() {
             latencies.extend(client.await??);
         }
-        Ok(Latencies::new(latencies))
+        Ok(latencies)
     }
 
     async fn stop_replica(&mut self) {
@@ -173,10 +173,8 @@ impl Scale {
             if done >= self.namespaces as f64 {
                 break;
             }
-            // Half-way the last of the names are very likely not rewritten yet.
             if served_first.is_none() && done >= self.namespaces as f64 / 4.0 {
-                let outdated = self.holding_another(&password).await?;
-                served_first = Some(self.review(outdated.into_iter().take(PODS_DURING_REWRITE).collect()).await?);
+                served_first = Some(self.serve_outdated(&password).await?);
             }
             if started.elapsed() > Duration::from_secs(120 + self.namespaces as u64 / 5) {
                 return Err(format!("only {done} pull secrets were rewritten\n{}", self.replica.log()).into());
@@ -188,7 +186,36 @@ impl Scale {
         if left > 0 {
             return Err(format!("{left} pull secrets hold the old password").into());
         }
-        Ok((elapsed, served_first.unwrap_or_default()))
+        Ok((elapsed, served_first.ok_or("no pod came during the rewrite")?))
+    }
+
+    /// Sends the review of a pod in namespaces whose pull secret is outdated, so that none is answered from memory. Each must
+    /// hold the new password when its pod has been answered.
+    async fn serve_outdated(&self, password: &str) -> Result<Latencies, Error> {
+        let secrets = |namespace: &str| Api::<Secret>::namespaced(self.product.client.clone(), namespace);
+        let is_outdated =
+            async |namespace: &String| Ok::<_, Error>(!holds(&secrets(namespace).get(PULL_SECRET).await?, password)?);
+        let outdated = self.holding_another(password).await?;
+        let mut latencies = Vec::new();
+        // A few at a time, since the rewrite goes on.
+        for namespaces in outdated.rchunks(CLIENTS).take(PODS_DURING_REWRITE / CLIENTS) {
+            let mut left = Vec::new();
+            for namespace in namespaces {
+                if is_outdated(namespace).await? {
+                    left.push(namespace.clone());
+                }
+            }
+            latencies.extend(self.review(left.clone()).await?);
+            for namespace in left {
+                if is_outdated(&namespace).await? {
+                    return Err(format!("the pod in {namespace} was answered before its pull secret").into());
+                }
+            }
+        }
+        if latencies.is_empty() {
+            return Err("the rewrite was over before a pod could come".into());
+        }
+        Ok(Latencies::new(latencies))
     }
 
     /// Namespaces whose pull secret holds another password.
