@@ -78,6 +78,8 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, router: Router) -> std:
         let (socket, _) = listener.accept().await?;
         let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
         tokio::spawn(async move {
+            // As the webhook does.
+            let _ = socket.set_nodelay(true);
             if let Ok(stream) = tls.accept(socket).await {
                 // Clients come and go.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -124,7 +126,6 @@ struct Pod {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[expect(dead_code, reason = "decoding is all that is measured")]
 #[serde(rename_all = "camelCase", default)]
 struct Metadata {
     name: String,

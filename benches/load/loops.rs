@@ -8,7 +8,6 @@ use std::{
 
 use crate::{
     client::{Connection, Endpoint},
-    latencies::Latencies,
     product::Error,
 };
 
@@ -37,11 +36,10 @@ pub fn closed(connections: &mut [Connection], request: &[u8], duration: Duration
     Ok(Work { count, elapsed: started.elapsed() })
 }
 
-/// Requests are sent at times that were fixed before, `rate` a second on average and as irregular as independent clients
-/// are (a Poisson process). A latency counts from the time at which the request was due, so a server that stalls pays for
-/// every request that had to wait, also for those that could not even be sent.
-pub fn open(connections: &mut [Connection], request: &[u8], rate: f64, duration: Duration) -> Result<Latencies, Error> {
-    let times = arrivals(rate, duration);
+/// Requests are sent at `times` after the start, which were fixed before (see [`arrivals`]). A latency counts from the time
+/// at which the request was due, so a server that stalls pays for every request that had to wait, also for those that could
+/// not even be sent.
+pub fn open(connections: &mut [Connection], request: &[u8], times: &[Duration]) -> Result<Vec<Duration>, Error> {
     let next = AtomicUsize::new(0);
     let started = Instant::now();
     let send = |connection: &mut Connection| -> Result<Vec<Duration>, Error> {
@@ -58,7 +56,7 @@ pub fn open(connections: &mut [Connection], request: &[u8], rate: f64, duration:
         let latencies = threads.into_iter().map(|thread| thread.join().expect("a client thread panicked"));
         latencies.collect::<Result<Vec<_>, Error>>()
     })?;
-    Ok(Latencies::new(latencies.concat()))
+    Ok(latencies.concat())
 }
 
 /// A connection, one request, and again, in each of `clients` threads.
@@ -79,9 +77,10 @@ pub fn handshakes(endpoint: &Endpoint, request: &[u8], clients: usize, duration:
     Ok(Work { count, elapsed: started.elapsed() })
 }
 
-/// The same times in every run.
-fn arrivals(rate: f64, duration: Duration) -> Vec<Duration> {
-    let mut random = fastrand::Rng::with_seed(42);
+/// `rate` a second on average and as irregular as independent clients are (a Poisson process). The same times in every run
+/// and for every server; `round` gives others.
+pub fn arrivals(round: u64, rate: f64, duration: Duration) -> Vec<Duration> {
+    let mut random = fastrand::Rng::with_seed(round);
     let mut time = 0.0;
     let arrival = std::iter::repeat_with(move || {
         time -= (1.0 - random.f64()).ln() / rate;

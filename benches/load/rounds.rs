@@ -2,14 +2,14 @@
 //!
 //! The servers take turns within each round, so that what else the machine does meets all of them alike.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use crate::{
     Arguments,
     client::{Connection, Endpoint},
-    latencies::milliseconds,
+    latencies::{Latencies, milliseconds},
     loops::{self, Work},
-    process::{mebibytes, own_cpu_time},
+    process::{Memory, mebibytes, own_cpu_time},
     product::Error,
     reviews::Sample,
     table::Table,
@@ -19,12 +19,14 @@ use crate::{
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
 const OPEN_LOOP_CONNECTIONS: usize = 32;
 const HANDSHAKE_CLIENTS: usize = 8;
+/// A round is measured so often before its threads are found too restless.
+const ATTEMPTS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Measures all targets and prints the tables. The first target is compared with the others.
 pub fn measure(arguments: &Arguments, targets: &[Target], samples: &[Sample]) -> Result<(), Error> {
     let mut memory = memory_table(targets);
-    memory.row(memory_row("idle", targets)?);
+    memory.row(memory_row("idle", targets, |target| Ok(target.idle))?);
     let typical = samples.iter().find(|sample| sample.name == "8 KB").or_else(|| samples.first()).ok_or("no sample")?;
     // First, as the kernel starts a connection by what it remembers of those before, which a queue makes look slow.
     handshakes(arguments, targets, typical)?;
@@ -44,18 +46,37 @@ struct Measured {
     busy: f64,
 }
 
-fn observed(target: &Target, work: impl FnOnce() -> Result<Work, Error>) -> Result<Measured, Error> {
-    let before = target.process.cpu_time()?;
-    let work = work()?;
-    let cpu = target.process.cpu_time()?.saturating_sub(before).as_secs_f64();
-    let (count, elapsed) = (work.count as f64, work.elapsed.as_secs_f64());
-    Ok(Measured { per_second: count / elapsed, cpu: cpu * 1e6 / count, busy: cpu / elapsed * 100.0 })
+/// Measures again when a thread of the server has begun or ended meanwhile.
+fn observed(target: &Target, mut work: impl FnMut() -> Result<Work, Error>) -> Result<Measured, Error> {
+    for _ in 0..ATTEMPTS {
+        let before = target.process.cpu_time()?;
+        let work = work()?;
+        let Some(cpu) = target.process.cpu_time()?.since(&before) else {
+            eprintln!("{}: its threads have changed, this is measured again", target.name);
+            continue;
+        };
+        let (cpu, count, elapsed) = (cpu.as_secs_f64(), work.count as f64, work.elapsed.as_secs_f64());
+        return Ok(Measured { per_second: count / elapsed, cpu: cpu * 1e6 / count, busy: cpu / elapsed * 100.0 });
+    }
+    Err(format!("{}: its threads have changed {ATTEMPTS} times in a row", target.name).into())
+}
+
+/// Whose turn it is in a round: another order each time, the same in every run, so that none always follows the same one.
+fn turns(round: usize, targets: &[Target]) -> Vec<usize> {
+    let mut turns: Vec<usize> = (0..targets.len()).collect();
+    fastrand::Rng::with_seed(round as u64).shuffle(&mut turns);
+    turns
 }
 
 fn closed_loop(arguments: &Arguments, targets: &[Target], samples: &[Sample], memory: &mut Table) -> Result<(), Error> {
-    let mut rates = compared("Closed loop: reviews a second", &["review", "connections"], targets, "/s");
-    let mut costs =
-        compared("Closed loop: CPU time of the server for each review", &["review", "connections"], targets, "µs");
+    let mut rates = compared(
+        "Closed loop: reviews a second; axum Value keeps the order of fields (serde_json's preserve_order)",
+        &["review", "connections"],
+        targets,
+        "/s",
+    );
+    let title = "Closed loop: CPU time of the server for each review; axum Value keeps the order of fields";
+    let mut costs = compared(title, &["review", "connections"], targets, "µs");
     for sample in samples {
         let request = Endpoint::request(&sample.body);
         for target in targets {
@@ -68,9 +89,11 @@ fn closed_loop(arguments: &Arguments, targets: &[Target], samples: &[Sample], me
                 loops::closed(connections, &request, WARM_UP)?;
             }
             let mut measured = vec![Vec::new(); targets.len()];
-            for _ in 0..arguments.rounds() {
-                for ((target, connections), measured) in targets.iter().zip(&mut opened).zip(&mut measured) {
-                    measured.push(observed(target, || loops::closed(connections, &request, arguments.round()))?);
+            for round in 0..arguments.rounds() {
+                for turn in turns(round, targets) {
+                    let connections = &mut opened[turn];
+                    let closed = || loops::closed(connections, &request, arguments.round());
+                    measured[turn].push(observed(&targets[turn], closed)?);
                 }
             }
             let of_each =
@@ -81,7 +104,7 @@ fn closed_loop(arguments: &Arguments, targets: &[Target], samples: &[Sample], me
             let cost = cells(&first, &of_each(|measured| measured.cpu), |ours, theirs| theirs / ours, 1);
             costs.row(cost.into_iter().chain(busy));
         }
-        memory.row(memory_row(sample.name, targets)?);
+        memory.row(memory_row(sample.name, targets, |target| target.process.memory())?);
     }
     println!("{rates}{costs}");
     Ok(())
@@ -93,11 +116,23 @@ fn open_loop(arguments: &Arguments, targets: &[Target], sample: &Sample) -> Resu
         &["server", "review", "reviews a second", "p50", "p99", "p99.9", "longest"],
     );
     let request = Endpoint::request(&sample.body);
+    let mut opened = Vec::new();
     for target in targets {
-        eprintln!("open loop, {}", target.name);
         let mut connections = connect(target, OPEN_LOOP_CONNECTIONS)?;
         loops::closed(&mut connections, &request, WARM_UP)?;
-        let latencies = loops::open(&mut connections, &request, arguments.rate, arguments.long())?;
+        opened.push(connections);
+    }
+    let mut latencies = vec![Vec::new(); targets.len()];
+    let duration = arguments.long() / arguments.rounds() as u32;
+    for round in 0..arguments.rounds() {
+        eprintln!("open loop, round {}", round + 1);
+        for turn in turns(round, targets) {
+            let arrivals = loops::arrivals(round as u64, arguments.rate, duration);
+            latencies[turn].extend(loops::open(&mut opened[turn], &request, &arrivals)?);
+        }
+    }
+    for (target, latencies) in targets.iter().zip(latencies) {
+        let latencies = Latencies::new(latencies);
         let per_second = latencies.count() as f64 / arguments.long().as_secs_f64();
         let percentiles = [50.0, 99.0, 99.9, 100.0].map(|percent| milliseconds(latencies.percentile(percent)));
         let first = [target.name.to_owned(), sample.name.to_owned(), format!("{per_second:.0}")];
@@ -121,14 +156,17 @@ fn handshakes(arguments: &Arguments, targets: &[Target], sample: &Sample) -> Res
     let mut of_client = vec![Vec::new(); targets.len()];
     for round in 0..arguments.rounds() {
         eprintln!("handshakes, round {}", round + 1);
-        for ((target, measured), of_client) in targets.iter().zip(&mut measured).zip(&mut of_client) {
-            measured.push(observed(target, || {
+        for turn in turns(round, targets) {
+            let mut cost = 0.0;
+            let handshakes = || {
                 let before = own_cpu_time()?;
-                let work = open(target, arguments.round())?;
+                let work = open(&targets[turn], arguments.round())?;
                 let cpu = own_cpu_time()?.saturating_sub(before).as_secs_f64();
-                of_client.push(cpu * 1e6 / work.count as f64);
+                cost = cpu * 1e6 / work.count as f64;
                 Ok(work)
-            })?);
+            };
+            measured[turn].push(observed(&targets[turn], handshakes)?);
+            of_client[turn].push(cost);
         }
     }
     for ((target, measured), of_client) in targets.iter().zip(&measured).zip(of_client) {
@@ -191,10 +229,14 @@ fn memory_table(targets: &[Target]) -> Table {
     Table::new("Memory in MiB", &columns.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn memory_row(after: &str, targets: &[Target]) -> Result<Vec<String>, Error> {
+fn memory_row(
+    after: &str,
+    targets: &[Target],
+    memory: impl Fn(&Target) -> io::Result<Memory>,
+) -> Result<Vec<String>, Error> {
     let mut cells = vec![after.to_owned()];
     for target in targets {
-        let memory = target.process.memory()?;
+        let memory = memory(target)?;
         cells.extend([mebibytes(memory.resident), mebibytes(memory.peak)]);
     }
     Ok(cells)

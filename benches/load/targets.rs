@@ -12,7 +12,7 @@ use crate::{
     axum_handler::{self, Decode},
     client::Endpoint,
     machine::Cores,
-    process::Process,
+    process::{Memory, Process},
     product::{Error, Replica},
 };
 
@@ -21,6 +21,8 @@ pub struct Target {
     pub name: &'static str,
     pub endpoint: Endpoint,
     pub process: Process,
+    /// What it held when it could serve and nobody had asked.
+    pub idle: Memory,
     /// Ends with this.
     _server: Server,
 }
@@ -45,9 +47,10 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Target {
     /// The webhook itself.
-    pub fn webhook(endpoint: Endpoint, replica: Replica) -> Self {
+    pub fn webhook(endpoint: Endpoint, replica: Replica) -> Result<Self, Error> {
         let process = Process(replica.pod.id());
-        Self { name: "webhook", endpoint, process, _server: Server::Replica(Box::new(replica)) }
+        let idle = process.memory()?;
+        Ok(Self { name: "webhook", endpoint, process, idle, _server: Server::Replica(Box::new(replica)) })
     }
 
     /// A bare handler of axum, which answers `answer`.
@@ -88,8 +91,9 @@ impl Target {
         let server = KilledWithUs(command.stdin(Stdio::null()).spawn()?);
         wait_until_listening(address)?;
         let process = Process(server.0.id());
+        let idle = process.memory()?;
         let endpoint = Endpoint::new(address, "localhost", cert.pem().as_bytes())?;
-        Ok(Self { name, endpoint, process, _server: Server::Child(server) })
+        Ok(Self { name, endpoint, process, idle, _server: Server::Child(server) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a running process has used, as `/proc` tells.
 
-use std::{fs, io, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fs, io, time::Duration};
 
 /// The unit of times in `/proc/<pid>/stat` on Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -14,6 +14,18 @@ pub fn own_cpu_time() -> io::Result<Duration> {
     match ticks[..] {
         [user, system] => Ok(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND)),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// CPU time of each thread of a process so far.
+#[derive(Clone, Debug)]
+pub struct CpuTime(BTreeMap<OsString, Duration>);
+
+impl CpuTime {
+    /// What was used since. `None` when threads have begun or ended: what they used is not known then.
+    pub fn since(&self, earlier: &Self) -> Option<Duration> {
+        let is_same = self.0.keys().eq(earlier.0.keys());
+        is_same.then(|| self.0.values().sum::<Duration>().saturating_sub(earlier.0.values().sum()))
     }
 }
 
@@ -31,15 +43,18 @@ pub struct Memory {
 }
 
 impl Process {
-    /// CPU time of all its threads so far, without those that have ended.
-    pub fn cpu_time(self) -> io::Result<Duration> {
-        let mut nanoseconds = 0;
+    /// CPU time so far, in nanoseconds: that of the whole process (`/proc/<pid>/stat`) comes in steps of 10 ms.
+    pub fn cpu_time(self) -> io::Result<CpuTime> {
+        let mut threads = BTreeMap::new();
         for thread in fs::read_dir(format!("/proc/{}/task", self.0))? {
-            // A thread may end meanwhile.
-            let times = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-            nanoseconds += times.split(' ').next().and_then(|running| running.parse().ok()).unwrap_or(0);
+            let thread = thread?;
+            // One that has ended meanwhile is left out.
+            let Ok(times) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+            let running = times.split(' ').next().and_then(|running| running.parse().ok());
+            let running = running.ok_or(io::ErrorKind::InvalidData)?;
+            threads.insert(thread.file_name(), Duration::from_nanos(running));
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(CpuTime(threads))
     }
 
     /// What it holds in memory.
