@@ -6,6 +6,7 @@
 //! Invariants: the answer always allows the pod; when the pull secret is known to be right the answer needs no network
 //! call; a dry run writes nothing.
 
+mod judgement;
 mod waiting;
 
 use std::{collections::BTreeSet, future::Future, sync::Arc};
@@ -13,6 +14,7 @@ use std::{collections::BTreeSet, future::Future, sync::Arc};
 use arc_swap::ArcSwap;
 use tracing::Instrument as _;
 
+pub(crate) use self::judgement::judge;
 pub use self::waiting::Waiting;
 use crate::{
     domain::{
@@ -103,7 +105,7 @@ pub enum StoreError {
     /// Somebody else wrote at the same time.
     #[error("the pull secret changed at the same time")]
     Conflict,
-    /// The namespace does not exist or is being deleted; trying again is no use.
+    /// The namespace does not exist or is being deleted, as far as the API server that was asked has heard.
     #[error("the namespace does not exist or is being deleted")]
     NamespaceGone,
     /// What stands there cannot become what it should be: its type differs, or somebody made it immutable.
@@ -135,7 +137,7 @@ pub trait NamespaceSource: Send + Sync + 'static {
     /// The namespace, from memory alone.
     fn cached(&self, name: &str) -> Option<Arc<Namespace>>;
 
-    /// The namespace, from the API server. `None`: there is none.
+    /// The namespace, from the API server, as it was no more than seconds ago. `None`: there is none.
     fn read(&self, name: &str) -> impl Future<Output = Result<Option<Namespace>, StoreError>> + Send;
 }
 
@@ -213,9 +215,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
             Err(reason) => return (response, reason.as_label()),
         };
         let deadline = tokio::time::Instant::now() + settings.limits.ensure_timeout;
-        let namespace = match self.namespace(&review.namespace, deadline).await {
-            Ok(Some(namespace)) => namespace,
+        let known = self.namespaces.cached(&review.namespace);
+        let has_opted_out = known.as_deref().is_some_and(decision::opted_out);
+        let read = self.read_namespace(&review.namespace, deadline);
+        let (namespace, decision) = match judge(known, read, &login_servers, &settings).await {
+            Ok(Some(judged)) => judged,
             Ok(None) => return (response, "namespace_unknown"),
+            // As far as we know its owner wants no reference, and nobody can say otherwise now.
+            Err(_) if has_opted_out => return (response, SkipReason::NamespaceOptedOut.as_label()),
             Err(error) => {
                 let covers = |login_server| settings.rules.iter().any(|rule| rule.covers(login_server));
                 if !login_servers.iter().any(covers) {
@@ -237,7 +244,6 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
                 return (response.with_warning(warning), "injected_before_pull_secret");
             }
         };
-        let decision = decision::decide(login_servers, &namespace, &settings);
         let response = decision.respond(response, pod, &settings);
         let injection = match decision {
             Decision::Inject(injection) => injection,
@@ -274,18 +280,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         }
     }
 
-    /// From memory, else from the API server: a namespace and its first pod often come within the same instant.
-    async fn namespace(
+    async fn read_namespace(
         &self,
         name: &str,
         deadline: tokio::time::Instant,
-    ) -> Result<Option<Arc<Namespace>>, StoreError> {
-        if let Some(namespace) = self.namespaces.cached(name) {
-            return Ok(Some(namespace));
-        }
+    ) -> Result<Option<Namespace>, StoreError> {
         let read = spans::record(spans::read("namespace"), StoreError::as_label, self.namespaces.read(name));
         match tokio::time::timeout_at(deadline, read).await {
-            Ok(namespace) => Ok(namespace?.map(Arc::new)),
+            Ok(namespace) => namespace,
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
     }

@@ -6,7 +6,7 @@
 
 mod assembly;
 mod error;
-mod flights;
+pub(crate) mod flights;
 mod reason;
 mod requests;
 

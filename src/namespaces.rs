@@ -1,14 +1,21 @@
 //! Namespaces: a watched cache, and a live read for those that are too new to be in it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, core::PartialObjectMeta};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{NamespaceSource, StoreError},
     domain::registry::Namespace,
+    ensure::flights::Flights,
     lifecycle::Gate,
     secrets::store::within_limit,
     watch_cache::WatchCache,
@@ -18,13 +25,19 @@ use crate::{
 pub struct KubernetesNamespaces {
     client: Client,
     cache: WatchCache<Namespace>,
+    reads: Flights,
+    /// When namespaces that exist were read, those that still count.
+    read_at: Mutex<HashMap<String, Instant>>,
 }
+
+/// How long what was read counts. A namespace that gets nothing is read no more often, however many pods are made in it.
+const COUNTS_FOR: Duration = Duration::from_secs(5);
 
 impl KubernetesNamespaces {
     /// Knows nothing until [`KubernetesNamespaces::follow`] runs.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, cache: WatchCache::new() }
+        Self { client, cache: WatchCache::new(), reads: Flights::default(), read_at: Mutex::default() }
     }
 
     /// Keeps the cache current by `watches` until `shutdown`.
@@ -45,9 +58,35 @@ impl NamespaceSource for KubernetesNamespaces {
         if !could_be_a_namespace(name) {
             return Ok(None);
         }
+        // Pods that come at once are served by one read.
+        let _flight = self.reads.join(name).await;
+        if self.was_just_read(name)
+            && let Some(known) = self.cache.get(name)
+        {
+            return Ok(Some((*known).clone()));
+        }
         let api: Api<v1::Namespace> = Api::all(self.client.clone());
         let read = within_limit(api.get_metadata_opt(name)).await?;
-        Ok(read.and_then(|object| namespace(&object.metadata)))
+        let Some((found, metadata)) = read.and_then(|read| Some((namespace(&read.metadata)?, read.metadata))) else {
+            self.cache.remove(name);
+            return Ok(None);
+        };
+        let version = metadata.resource_version.unwrap_or_default();
+        self.cache.insert(name.to_owned(), &version, found.clone());
+        let mut read_at = self.read_at();
+        read_at.retain(|_, at| at.elapsed() < COUNTS_FOR);
+        read_at.insert(name.to_owned(), Instant::now());
+        Ok(Some(found))
+    }
+}
+
+impl KubernetesNamespaces {
+    fn was_just_read(&self, name: &str) -> bool {
+        self.read_at().get(name).is_some_and(|at| at.elapsed() < COUNTS_FOR)
+    }
+
+    fn read_at(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.read_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,7 +112,64 @@ impl fmt::Debug for KubernetesNamespaces {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
     use super::*;
+
+    /// Namespaces of an API server that has `team-a` only, with a resource version that grows, and how often it was asked.
+    fn namespaces() -> (Arc<KubernetesNamespaces>, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            let (status, body) = if request.uri().path().ends_with("/team-a") {
+                let metadata = json!({"name": "team-a", "resourceVersion": (100 + number).to_string()});
+                (200, json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata}))
+            } else {
+                (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}))
+            };
+            async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let response = Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
+                Ok::<_, Infallible>(response.unwrap())
+            }
+        });
+        (Arc::new(KubernetesNamespaces::new(Client::new(service, "default"))), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_is_read_once_in_some_seconds_and_is_known_then() {
+        let (namespaces, asked) = namespaces();
+        let out_of_date = Namespace { terminating: true, name: "team-a".to_owned(), ..Namespace::default() };
+        namespaces.cache.insert("team-a".to_owned(), "7", out_of_date);
+        let reads = futures_util::future::join_all((0..50).map(|_| namespaces.read("team-a"))).await;
+        assert!(
+            reads.iter().all(|read| read.as_ref().is_ok_and(|read| read.as_ref().is_some_and(|it| !it.terminating)))
+        );
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(!namespaces.cached("team-a").unwrap().terminating);
+        tokio::time::advance(COUNTS_FOR).await;
+        namespaces.read("team-a").await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_is_not_there_is_looked_for_each_time_and_forgotten() {
+        let (namespaces, asked) = namespaces();
+        namespaces.cache.insert("gone".to_owned(), "7", Namespace::default());
+        for times in 1..=3 {
+            assert_eq!(namespaces.read("gone").await.unwrap(), None);
+            assert_eq!((asked.load(Ordering::SeqCst), namespaces.cached("gone")), (times, None));
+        }
+        assert!(namespaces.read_at().is_empty());
+    }
 
     #[test]
     fn a_name_that_would_change_the_url_is_no_namespace() {

@@ -11,9 +11,9 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{CredentialSource, NamespaceSource, PullSecretStore},
+    admission::{CredentialSource, NamespaceSource, PullSecretStore, StoreError, judge},
     domain::{
-        decision::{self, Decision, Settings},
+        decision::{Decision, Settings},
         image::LoginServer,
     },
     ensure::{EnsureError, Ensurer, MAX_LOGIN_SERVERS, WriteReason},
@@ -229,26 +229,24 @@ async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
     namespaces: &N,
     settings: &ArcSwap<Settings>,
 ) -> Result<(), Failure> {
-    let namespace = match namespaces.cached(name) {
-        Some(namespace) => namespace,
-        None => match namespaces.read(name).await {
-            Ok(Some(namespace)) => Arc::new(namespace),
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                let reason = format!("the namespace could not be read: {error}");
-                return Err(Failure { kind: error.as_label(), reason, left: login_servers.clone() });
-            }
-        },
-    };
-    let Decision::Inject(injection) = decision::decide(login_servers.clone(), &namespace, &settings.load()) else {
+    let read = namespaces.read(name);
+    let judged = judge(namespaces.cached(name), read, login_servers, &settings.load()).await.map_err(|error| {
+        let reason = format!("the namespace could not be read: {error}");
+        Failure { kind: error.as_label(), reason, left: login_servers.clone() }
+    })?;
+    let Some((namespace, Decision::Inject(injection))) = judged else { return Ok(()) };
+    let Err(error) = ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await else { return Ok(()) };
+    if let EnsureError::Foreign { .. } = &error {
+        ensurer.events.name_taken(name, &settings.load().pull_secret_name);
+    }
+    // One API server may know longer than another that a namespace goes away, and memory longer than both that it is there.
+    if let EnsureError::Store(StoreError::NamespaceGone) = &error
+        && let Ok(found) = namespaces.read(name).await
+        && found.is_none_or(|namespace| namespace.terminating)
+    {
         return Ok(());
-    };
-    ensurer.ensure(&namespace, &injection.granted, WriteReason::Retry).await.map_err(|error| {
-        if let EnsureError::Foreign { .. } = &error {
-            ensurer.events.name_taken(name, &settings.load().pull_secret_name);
-        }
-        Failure { kind: error.as_label(), reason: error.to_string(), left: error.left(injection.granted.keys()) }
-    })
+    }
+    Err(Failure { kind: error.as_label(), reason: error.to_string(), left: error.left(injection.granted.keys()) })
 }
 
 /// Doubles from one second to five minutes, with half of it left to chance so that a burst does not come back as one.
@@ -261,9 +259,17 @@ fn delay_limit(failures: u32) -> Duration {
 }
 
 #[cfg(test)]
+impl RetryQueue {
+    /// Is nothing left to do?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending().is_empty()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::StoreError, telemetry::tests::Logged};
+    use crate::telemetry::tests::Logged;
 
     fn contoso() -> BTreeSet<LoginServer> {
         [crate::domain::image::LoginServerRule::default().parse("contoso.azurecr.io").unwrap()].into()
@@ -283,13 +289,11 @@ mod tests {
     #[test]
     fn only_what_can_never_succeed_is_given_up() {
         let refused = StoreError::Refused("exceeded quota".to_owned());
-        for error in [refused, StoreError::Unavailable(String::new()), StoreError::Conflict] {
+        for error in [refused, StoreError::Unavailable(String::new()), StoreError::Conflict, StoreError::NamespaceGone]
+        {
             assert!(EnsureError::Store(error).may_pass());
         }
-        let foreign = EnsureError::Foreign { name: String::new(), namespace: String::new() };
-        for error in [EnsureError::Store(StoreError::NamespaceGone), foreign] {
-            assert!(!error.may_pass(), "{error}");
-        }
+        assert!(!EnsureError::Foreign { name: String::new(), namespace: String::new() }.may_pass());
     }
 
     #[tokio::test]

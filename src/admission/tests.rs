@@ -102,6 +102,15 @@ async fn pods_that_want_something_else_share_the_next_flight() {
 }
 
 #[tokio::test]
+async fn what_memory_says_of_a_namespace_leaves_no_pod_out() {
+    let case = Case::new();
+    let admission = admission(&case);
+    lock(&admission.namespaces.labels).insert(review::OPT_OUT_LABEL.to_owned(), review::OPT_OUT_VALUE.to_owned());
+    assert_eq!(answer(&admission, "team", &[A]).await, ("injected", Vec::new()), "the label was taken away");
+    assert!(case.store.stored("team").is_some());
+}
+
+#[tokio::test]
 async fn what_waits_for_the_next_flight_is_bounded() {
     let case = Case::new();
     *lock(&case.azure.pause) = Duration::from_millis(100);

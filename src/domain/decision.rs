@@ -10,7 +10,7 @@ use super::{
     image::LoginServer,
     patch,
     pull_secret::{MANAGER, PullSecretName},
-    registry::{Grant, Namespace, RegistryName, RegistryRules},
+    registry::{Grant, Namespace, RegistryName, RegistryRule, RegistryRules},
     review::{OPT_OUT_LABEL, OPT_OUT_VALUE, Pod, Response, Warning},
 };
 
@@ -129,6 +129,17 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// Would more be done if the namespace had been made anew, or had other labels? Both may be so already.
+    pub fn may_rest_on_the_past(&self, settings: &Settings) -> bool {
+        let ungranted = match self {
+            Self::Skip(SkipReason::NamespaceOptedOut | SkipReason::NamespaceTerminating) => return true,
+            Self::Skip(SkipReason::NothingGranted(ungranted)) | Self::Inject(Injection { ungranted, .. }) => ungranted,
+            Self::Skip(_) => return false,
+        };
+        let selects_by_label = |rule: &&RegistryRule| rule.namespaces.selects_by_label();
+        ungranted.iter().any(|ungranted| settings.rules.covering(&ungranted.login_server).iter().any(selects_by_label))
+    }
+
     /// Completes the answer: the patch of a pod that is injected, and a warning for each login server that stays without
     /// a credential.
     #[must_use]

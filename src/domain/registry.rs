@@ -153,6 +153,11 @@ impl NamespaceSelector {
             && self.match_labels.iter().all(|(key, value)| namespace.labels.get(key) == Some(value))
             && self.match_expressions.iter().all(|requirement| requirement.matches(&namespace.labels))
     }
+
+    /// Does it depend on the labels of a namespace?
+    pub fn selects_by_label(&self) -> bool {
+        !(self.match_labels.is_empty() && self.match_expressions.is_empty())
+    }
 }
 
 /// An entry of `matchExpressions`, with the meaning that Kubernetes gives it.

@@ -54,10 +54,11 @@ pub enum Missing {
 }
 
 impl EnsureError {
-    /// Whether trying again later may help: also after a refusal, since a quota or a right may be changed meanwhile.
+    /// Whether trying again later may help: also after a refusal, since a quota or a right may be changed meanwhile, and when
+    /// the namespace is gone, since it may have been made anew where not every API server has heard of it.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Foreign { .. } | Self::Store(StoreError::NamespaceGone) => false,
+            Self::Foreign { .. } => false,
             Self::Store(_) => true,
             Self::Incomplete(Incomplete(missing)) => missing.values().any(Missing::may_pass),
         }

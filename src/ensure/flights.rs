@@ -7,15 +7,15 @@ use std::{
 
 type Locks = Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>;
 
-/// One lock per namespace that is being written, and none for the others.
+/// One lock per namespace that is being written or read, and none for the others.
 #[derive(Debug, Default)]
-pub(super) struct Flights {
+pub(crate) struct Flights {
     locks: Locks,
 }
 
 impl Flights {
-    /// Waits until nobody else writes in this namespace.
-    pub(super) async fn join(&self, namespace: &str) -> Flight {
+    /// Waits until nobody else is at work on this namespace.
+    pub(crate) async fn join(&self, namespace: &str) -> Flight {
         let lock = {
             let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
             locks.entry(namespace.to_owned()).or_default().clone()
@@ -25,8 +25,8 @@ impl Flights {
     }
 }
 
-/// The right to write in a namespace, until dropped.
-pub(super) struct Flight {
+/// The right to work on a namespace, until dropped.
+pub(crate) struct Flight {
     locks: Locks,
     namespace: String,
     guard: Option<tokio::sync::OwnedMutexGuard<()>>,

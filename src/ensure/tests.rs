@@ -144,7 +144,7 @@ async fn other_labels_bring_the_credential_of_another_rule() {
         [(("team", "mine"), "all", false), (("team", "special"), "special", true), (("other", "label"), "all", true)]
     {
         reconciler.heed_labels();
-        *lock(&namespaces.0) = BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]);
+        *lock(&namespaces.labels) = BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]);
         reconciler.heed_labels();
         reconciler.tick(&leader).await;
         assert!(case.store.password("team", A).contains(&format!(" {rule} ")), "{label:?}");
@@ -197,4 +197,30 @@ async fn a_namespace_whose_write_gets_no_answer_does_not_hold_up_the_others() {
     shutdown.cancel();
     reconciling.await.unwrap();
     retrying.await.unwrap();
+}
+
+/// Another API server has not heard yet that the namespace was made anew.
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_said_to_go_away_is_tried_again_while_it_is_there() {
+    let case = Case::new();
+    let (retries, namespaces) = (RetryQueue::new(), Arc::<Namespaces>::default());
+    lock(&case.store.refused).insert("team".to_owned());
+    let error = case.ensure("team", &[A]).await.unwrap_err();
+    retries.push("team", error.left([world::login_server(A)].iter()));
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let (ensurer, settings) = (case.ensurer.clone(), case.ensurer.settings.clone());
+    let running = tokio::spawn(retries.clone().run(ensurer, namespaces.clone(), settings, shutdown.clone()));
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    assert_eq!(case.store.writes(), 0);
+    lock(&case.store.refused).clear();
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(case.store.writes(), 1, "it is there");
+
+    *lock(&namespaces.are_terminating) = true;
+    lock(&case.store.refused).insert("other".to_owned());
+    retries.push("other", [world::login_server(A)].into());
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    assert!(retries.is_empty(), "the API server says so itself");
+    shutdown.cancel();
+    running.await.unwrap();
 }

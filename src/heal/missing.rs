@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{Healer, pods::Pods};
 use crate::{
-    admission::{CredentialSource, NamespaceSource, PullSecretStore},
+    admission::{CredentialSource, NamespaceSource, PullSecretStore, judge},
     clients::Clients,
     domain::{
         decision::{self, Decision, Injection, Settings, SkipReason, Ungranted},
@@ -123,12 +123,17 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
             return Ok(());
         };
         let Ok(spec) = review::parse_pod(&text) else { return Ok(()) };
-        let Some(namespace) = self.namespace(&pod.namespace).await? else { return Ok(()) };
         if !spec.references(&settings.pull_secret_name) {
             return Ok(());
         }
-        let Ok(login_servers) = decision::login_servers(&spec, &namespace.name, &settings) else { return Ok(()) };
-        match decision::decide(login_servers, &namespace, &settings) {
+        let Ok(login_servers) = decision::login_servers(&spec, &pod.namespace, &settings) else { return Ok(()) };
+        let (known, read) = (healer.namespaces.cached(&pod.namespace), healer.namespaces.read(&pod.namespace));
+        let judged = judge(known, read, &login_servers, &settings).await.map_err(|error| {
+            tracing::warn!(namespace = pod.namespace, %error, "the namespace of a complaint could not be read");
+            NotHandled
+        })?;
+        let Some((namespace, decision)) = judged else { return Ok(()) };
+        match decision {
             Decision::Inject(injection) => self.ensure(&namespace, injection, &settings).await,
             Decision::Skip(SkipReason::NamespaceOptedOut) => healer.events.opted_out(pod, &settings.pull_secret_name),
             Decision::Skip(SkipReason::NothingGranted(ungranted)) => self.tell_ungranted(&namespace, &ungranted),
@@ -153,19 +158,6 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
     fn tell_ungranted(&self, namespace: &Namespace, ungranted: &[Ungranted]) {
         if let Some(first) = ungranted.first() {
             self.healer.events.not_granted(&namespace.name, first);
-        }
-    }
-
-    async fn namespace(&self, name: &str) -> Result<Option<Arc<Namespace>>, NotHandled> {
-        if let Some(namespace) = self.healer.namespaces.cached(name) {
-            return Ok(Some(namespace));
-        }
-        match self.healer.namespaces.read(name).await {
-            Ok(namespace) => Ok(namespace.map(Arc::new)),
-            Err(error) => {
-                tracing::warn!(namespace = name, %error, "the namespace of a complaint could not be read");
-                Err(NotHandled)
-            }
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::domain::{
     decision::{self, Decision, Settings, SkipReason, Ungranted},
     image::{ImageReference, LoginServer},
-    registry::{Namespace, NamespaceSelector},
+    registry::Namespace,
     review::Pod,
 };
 
@@ -73,11 +73,8 @@ impl Case<'_> {
 
     /// A rule that selects by label may serve the namespace in the cluster though it does not here.
     fn doubt(&self, ungranted: &[Ungranted]) -> Option<String> {
-        let selects_by_label = |NamespaceSelector { match_labels, match_expressions, .. }: &NamespaceSelector| {
-            !(match_labels.is_empty() && match_expressions.is_empty())
-        };
         let in_doubt = self.settings.rules.iter().any(|rule| {
-            selects_by_label(&rule.namespaces)
+            rule.namespaces.selects_by_label()
                 && ungranted.iter().any(|ungranted| ungranted.rule.as_ref() == Some(&rule.name))
         });
         (in_doubt && !self.is_namespace_known).then(|| {

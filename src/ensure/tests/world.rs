@@ -81,6 +81,8 @@ pub(crate) struct Memory {
     pub(crate) writes: Mutex<usize>,
     /// Namespaces whose writes get no answer.
     pub(crate) silent: Mutex<BTreeSet<String>>,
+    /// Namespaces of which the API server says that they are going away.
+    pub(crate) refused: Mutex<BTreeSet<String>>,
     /// Namespaces whose pull secret is gone, which nobody noticed.
     pub(crate) lost: Mutex<BTreeSet<String>>,
 }
@@ -99,6 +101,9 @@ impl Memory {
         if lock(&self.silent).contains(namespace) {
             tokio::time::sleep(Duration::from_secs(15)).await;
             return Err(StoreError::Unavailable("no answer within 15 s".to_owned()));
+        }
+        if lock(&self.refused).contains(namespace) {
+            return Err(StoreError::NamespaceGone);
         }
         Ok(())
     }
@@ -162,18 +167,23 @@ impl PullSecretStore for Memory {
     }
 }
 
-/// Namespaces of any name, with the one label that is set at the moment.
+/// Namespaces of any name, with what memory says of them all, and the API server.
 #[derive(Debug, Default)]
-pub(crate) struct Namespaces(pub(crate) Mutex<BTreeMap<String, String>>);
+pub(crate) struct Namespaces {
+    /// The one label that is known at the moment. The API server knows none.
+    pub(crate) labels: Mutex<BTreeMap<String, String>>,
+    /// The API server says that they are going away.
+    pub(crate) are_terminating: Mutex<bool>,
+}
 
 impl NamespaceSource for Namespaces {
     fn cached(&self, name: &str) -> Option<Arc<Namespace>> {
-        let labels = lock(&self.0).clone();
+        let labels = lock(&self.labels).clone();
         Some(Arc::new(Namespace { labels, ..namespace(name) }))
     }
 
     async fn read(&self, name: &str) -> Result<Option<Namespace>, StoreError> {
-        Ok(Some(namespace(name)))
+        Ok(Some(Namespace { terminating: *lock(&self.are_terminating), ..namespace(name) }))
     }
 }
 
