@@ -108,47 +108,57 @@ pub async fn unusual_requests_are_refused_and_cost_no_pod(world: Arc<World>) -> 
     let good = format!("{HEAD}content-length: {}\r\n\r\n{body}", body.len());
     let with = |header: &str| format!("{HEAD}{header}\r\n\r\n{body}");
     let length = body.len();
-    let requests: Vec<(&str, String, &[&str])> = vec![
-        ("a good one", good.clone(), &["200"]),
-        ("ten at once", good.repeat(10), &["200"; 10]),
-        ("one that waits for 100", with(&format!("expect: 100-continue\r\ncontent-length: {length}")), &["100", "200"]),
-        ("an unknown expectation", with(&format!("expect: a miracle\r\ncontent-length: {length}")), &["200"]),
-        ("in chunks", format!("{HEAD}transfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"), &["200"]),
+    let last_one = with(&format!("connection: close\r\ncontent-length: {length}"));
+    // The statuses, and whether the connection is closed after them.
+    let requests: Vec<(&str, String, &[&str], bool)> = vec![
+        ("a good one", good.clone(), &["200"], false),
+        ("ten at once", good.repeat(10), &["200"; 10], false),
+        (
+            "one that waits for 100",
+            with(&format!("expect: 100-continue\r\ncontent-length: {length}")),
+            &["100", "200"],
+            false,
+        ),
+        ("an unknown expectation", with(&format!("expect: a miracle\r\ncontent-length: {length}")), &["200"], false),
+        (
+            "in chunks",
+            format!("{HEAD}transfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"),
+            &["200"],
+            false,
+        ),
         (
             "a header of 64 KiB",
             with(&format!("filler: {}\r\ncontent-length: {length}", "x".repeat(64 << 10))),
             &["431"],
+            true,
         ),
-        ("a thousand headers", with(&"a: b\r\n".repeat(1_000)), &["431"]),
-        ("two lengths", with(&format!("content-length: {length}\r\ncontent-length: 2")), &["400"]),
-        ("a negative length", with("content-length: -1"), &["400"]),
-        ("a length beyond all numbers", with("content-length: 99999999999999999999999"), &["400"]),
-        ("a length of words", with("content-length: many"), &["400"]),
+        ("a thousand headers", with(&"a: b\r\n".repeat(1_000)), &["431"], true),
+        ("two lengths", with(&format!("content-length: {length}\r\ncontent-length: 2")), &["400"], true),
+        ("a negative length", with("content-length: -1"), &["400"], true),
+        ("a length beyond all numbers", with("content-length: 99999999999999999999999"), &["400"], true),
+        ("a length of words", with("content-length: many"), &["400"], true),
         // What comes after the body is taken for a request of its own, and is none.
-        ("a length too short", with("content-length: 10"), &["400", "400"]),
-        ("an unknown coding", with("transfer-encoding: identity"), &["400"]),
-        ("a chunk of no length", with("transfer-encoding: chunked"), &["400"]),
-        ("a space before the colon", with(&format!("content-length : {length}")), &["400"]),
-        ("a folded header", with(&format!("filler: a\r\n b\r\ncontent-length: {length}")), &["400"]),
-        ("a NUL in a header", with(&format!("filler: a\0b\r\ncontent-length: {length}")), &["400"]),
-        ("no version", "GET /\r\n\r\n".to_owned(), &["400"]),
-        ("HTTP/2, which just ends", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[]),
-        ("a tunnel", "CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n".to_owned(), &["404"]),
-        ("another path", good.replacen("/mutate", "/metrics", 1), &["404"]),
-        ("another method", "GET /mutate HTTP/1.1\r\nhost: webhook\r\n\r\n".to_owned(), &["405"]),
+        ("a length too short", with("content-length: 10"), &["400", "400"], true),
+        ("an unknown coding", with("transfer-encoding: identity"), &["400"], true),
+        ("a chunk of no length", with("transfer-encoding: chunked"), &["400"], true),
+        ("a space before the colon", with(&format!("content-length : {length}")), &["400"], true),
+        ("a folded header", with(&format!("filler: a\r\n b\r\ncontent-length: {length}")), &["400"], true),
+        ("a NUL in a header", with(&format!("filler: a\0b\r\ncontent-length: {length}")), &["400"], true),
+        ("no version", "GET /\r\n\r\n".to_owned(), &["400"], true),
+        ("HTTP/2, which just ends", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[], true),
+        ("a tunnel", "CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n".to_owned(), &["404"], false),
+        ("another path", good.replacen("/mutate", "/metrics", 1), &["404"], false),
+        ("another method", "GET /mutate HTTP/1.1\r\nhost: webhook\r\n\r\n".to_owned(), &["405"], false),
     ];
     let asked = async {
         let mut wrong = Vec::new();
-        for (what, request, expected) in &requests {
-            let found = statuses(&tls, webhook, request.as_bytes()).await?;
-            if found != *expected {
-                wrong.push(format!("{what}: {found:?}, expected {expected:?}"));
+        for (what, request, expected, closed) in &requests {
+            let found = ask(&tls, webhook, request.as_bytes()).await?;
+            if found.statuses != *expected || found.closed != *closed {
+                wrong.push(format!("{what}: {found:?}, expected {expected:?}, closed: {closed}"));
             }
-            expect_equal(
-                &format!("statuses after {what}"),
-                statuses(&tls, webhook, good.as_bytes()).await?,
-                vec!["200".to_owned()],
-            )?;
+            let last = Answered { statuses: vec!["200".to_owned()], closed: true };
+            expect_equal(&format!("the answer after {what}"), ask(&tls, webhook, last_one.as_bytes()).await?, last)?;
         }
         say(format!("{} unusual requests", requests.len()));
         expect(wrong.is_empty(), wrong.join("\n"))
@@ -156,8 +166,17 @@ pub async fn unusual_requests_are_refused_and_cost_no_pod(world: Arc<World>) -> 
     under_load(&world, asked).await.map(drop)
 }
 
-/// Sends all of it and gives the status of each answer.
-async fn statuses(tls: &Tls, webhook: SocketAddr, request: &[u8]) -> Result<Vec<String>, Error> {
+/// What came back for a request.
+#[derive(Debug, PartialEq, Eq)]
+struct Answered {
+    /// Of each answer.
+    statuses: Vec<String>,
+    /// Whether the program closed the connection, at once after the last answer.
+    closed: bool,
+}
+
+/// Sends all of it and waits for what comes back.
+async fn ask(tls: &Tls, webhook: SocketAddr, request: &[u8]) -> Result<Answered, Error> {
     let connection = tls.connect(webhook).await?;
     let (mut reader, mut writer) = tokio::io::split(connection);
     let mut answers = Vec::new();
@@ -165,14 +184,18 @@ async fn statuses(tls: &Tls, webhook: SocketAddr, request: &[u8]) -> Result<Vec<
         let mut piece = [0; 4_096];
         // Half a minute for the first, and then until nothing more comes.
         let mut patience = Duration::from_secs(30);
-        while let Ok(Ok(read @ 1..)) = tokio::time::timeout(patience, reader.read(&mut piece)).await {
-            answers.extend_from_slice(&piece[..read]);
+        loop {
+            match tokio::time::timeout(patience, reader.read(&mut piece)).await {
+                Ok(Ok(read @ 1..)) => answers.extend_from_slice(&piece[..read]),
+                Ok(Ok(0) | Err(_)) => return true,
+                Err(_) => return false,
+            }
             patience = Duration::from_millis(700);
         }
     };
     // It may be refused before all is sent.
-    let (_, ()) = tokio::join!(async { writer.write_all(request).await.and(writer.flush().await) }, read);
+    let (_, closed) = tokio::join!(async { writer.write_all(request).await.and(writer.flush().await) }, read);
     let answers = String::from_utf8_lossy(&answers).into_owned();
     let starts = answers.split("HTTP/1.1 ").skip(1);
-    Ok(starts.filter_map(|answer| answer.get(..3)).map(str::to_owned).collect())
+    Ok(Answered { statuses: starts.filter_map(|answer| answer.get(..3)).map(str::to_owned).collect(), closed })
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -122,11 +123,11 @@ async fn until_refused(tls: &Tls, webhook: SocketAddr, beginning: &str, drip: &s
             next = drip;
         }
         // What it was answered may still have to be read.
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let mut answer = [0; 12];
     tokio::select! {
-        () = send => Ok(String::new()),
+        never = send => match never {},
         read = reader.read_exact(&mut answer) => {
             Ok(if read.is_ok() { String::from_utf8_lossy(&answer[9..]).into_owned() } else { String::new() })
         }
