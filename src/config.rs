@@ -9,10 +9,13 @@ mod file;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
+
+use certs::polled_file;
 
 pub use azure::{AzureConfiguration, DEFAULT_AUTHORITY_HOST, DEFAULT_SCOPE};
 pub(crate) use credential::is_tenant;
@@ -60,7 +63,7 @@ pub enum ConfigurationError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file does not say what it should.
     #[error("configuration file {path}: {reason}")]
@@ -72,8 +75,18 @@ pub enum ConfigurationError {
     },
 }
 
+impl ConfigurationError {
+    /// What is wrong with a field of this file.
+    pub fn in_file(path: &Path) -> impl FnOnce(InvalidField) -> Self {
+        |InvalidField(reason)| Self::Invalid { path: path.to_owned(), reason }
+    }
+}
+
+/// What a ConfigMap can hold.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
 impl Configuration {
-    /// Reads and checks a configuration file.
+    /// Reads and checks a configuration file or a pipe, for a program that does nothing else meanwhile.
     ///
     /// # Errors
     ///
@@ -81,7 +94,16 @@ impl Configuration {
     pub fn load(path: &Path) -> Result<Self, ConfigurationError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigurationError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|InvalidField(reason)| ConfigurationError::Invalid { path: path.to_owned(), reason })
+        Self::parse(&text).map_err(ConfigurationError::in_file(path))
+    }
+
+    /// Reads and checks a configuration file: a regular one of at most 1 MiB.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or does not say what it should.
+    pub async fn read(path: &Path) -> Result<Self, ConfigurationError> {
+        Self::parse(&read_text(path).await?).map_err(ConfigurationError::in_file(path))
     }
 
     /// Checks the text of a configuration file. An empty one is valid: no registry is configured then.
@@ -169,6 +191,19 @@ impl Configuration {
             excluded_namespaces: admission.excluded_namespaces,
         })
     }
+}
+
+/// The text of a configuration file: a regular one of at most 1 MiB.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub async fn read_text(path: &Path) -> Result<String, ConfigurationError> {
+    let read = polled_file::read(path, MAX_FILE_BYTES).await;
+    let text = read.and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+    });
+    text.map_err(|source| ConfigurationError::Unreadable { path: path.to_owned(), source })
 }
 
 /// Through a JSON value, since that is what lets an error name the field by its path.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Configuration,
+    config::{Configuration, ConfigurationError, read_text},
     credentials::{Credentials, POLL_INTERVAL},
     domain::decision::Settings,
     events::Events,
@@ -61,15 +61,14 @@ impl ConfigurationReload {
     /// Goes by what two looks in a row have found: whoever writes into the file instead of swapping it shows half of it for
     /// a moment, and half of it may be valid.
     async fn look(&mut self, seen: &mut Seen) {
-        let text = tokio::fs::read_to_string(&self.path).await;
-        let text = text.map_err(|error| format!("cannot read the configuration file {}: {error}", self.path.display()));
+        let text = read_text(&self.path).await.map_err(|error| with_cause(&error));
         if seen.text.as_ref() != Some(&text) {
             seen.text = Some(text);
             return;
         }
         let changed = text.and_then(|text| {
-            let refused = |reason| format!("configuration file {}: {reason}", self.path.display());
-            self.current.changed_to(&text).map_err(refused)
+            let changed = self.current.changed_to(&text).map_err(ConfigurationError::in_file(&self.path));
+            changed.map_err(|error| with_cause(&error))
         });
         match changed {
             Ok(configuration) => {
@@ -100,6 +99,13 @@ impl ConfigurationReload {
         self.metrics.configuration_reloaded(true);
         self.announce.send_modify(|number| *number += 1);
         tracing::info!(path = %self.path.display(), "the changed configuration is in force");
+    }
+}
+
+fn with_cause(error: &ConfigurationError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }
 

@@ -12,9 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     pair::{CertificatePair, CertificatePairError},
+    polled_file,
     serving::ServingCertificate,
     validity::validity_of,
 };
+
+/// What a Secret can hold.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// A directory with `tls.crt` (PEM chain, leaf first) and `tls.key` (PEM key), and perhaps `ca.crt` (PEM), where cert-manager
 /// puts the root. The root is not served; it only tells when it ends.
@@ -108,7 +112,7 @@ impl CertificateFiles {
     /// Reads the chain again after the key, so that a swap between both reads is seen and not reported as a mismatch.
     async fn read(&self) -> Result<Contents, CertificateFilesError> {
         let (chain_path, key_path) = (self.directory.join("tls.crt"), self.directory.join("tls.key"));
-        let roots = tokio::fs::read(self.directory.join("ca.crt")).await.unwrap_or_default();
+        let roots = polled_file::read(&self.directory.join("ca.crt"), MAX_FILE_BYTES).await.unwrap_or_default();
         let mut chain = read_file(&chain_path).await?;
         for _ in 0..3 {
             let key = read_file(&key_path).await?;
@@ -134,5 +138,6 @@ fn root_not_after(roots: &[u8], pair: &CertificatePair) -> Option<Timestamp> {
 }
 
 async fn read_file(path: &Path) -> Result<Vec<u8>, CertificateFilesError> {
-    tokio::fs::read(path).await.map_err(|source| CertificateFilesError::Read { path: path.to_owned(), source })
+    let read = polled_file::read(path, MAX_FILE_BYTES).await;
+    read.map_err(|source| CertificateFilesError::Read { path: path.to_owned(), source })
 }

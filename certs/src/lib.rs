@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             files.rs ────────────── CertificatePair ──┐
-//!   (tls.crt, tls.key on disk, polled)                  ├─> serving.rs: ServingCertificate ─> TLS handshakes
+//!   (tls.crt, tls.key on disk, by polled_file.rs)       ├─> serving.rs: ServingCertificate ─> TLS handshakes
 //!   self_managed.rs ──────────────────────────────────── ┘
 //!     reads    webhook_configuration.rs (caBundle), secret.rs (our one Secret)
 //!     parses   stored.rs   bytes -> StoredCertificates
@@ -41,6 +41,7 @@ pub mod files;
 pub mod issue;
 pub mod pair;
 pub mod plan;
+pub mod polled_file;
 pub mod self_managed;
 pub mod serving;
 pub mod stored;

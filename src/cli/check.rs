@@ -63,6 +63,8 @@ pub fn run(arguments: &CheckArguments) -> ExitCode {
         }
     };
     let table = runtime.block_on(check(&configuration, &images));
+    // A file or a name server that does not answer must not hold up the end.
+    runtime.shutdown_background();
     if let Err(error) = table.print(&mut std::io::stdout()) {
         super::report(&error);
         return ExitCode::FAILURE;

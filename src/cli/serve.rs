@@ -28,7 +28,12 @@ use crate::{
 /// Runs the webhook until it is told to stop.
 #[must_use]
 pub fn run(arguments: ServeArguments) -> ExitCode {
-    let outcome = super::runtime().and_then(|runtime| Ok(runtime.block_on(serve(arguments))?));
+    let outcome = super::runtime().and_then(|runtime| {
+        let outcome = runtime.block_on(serve(arguments));
+        // A file or a name server that does not answer must not hold up the end.
+        runtime.shutdown_background();
+        Ok(outcome?)
+    });
     outcome.unwrap_or_else(|error| {
         super::report(error.as_ref());
         ExitCode::FAILURE
@@ -85,7 +90,7 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     let logging = telemetry::start(log_format, log_level, dropped);
     let _logging = logging.map_err(ServeError::Logging)?;
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
-    let configuration = Configuration::load(&configuration_file)?;
+    let configuration = Configuration::read(&configuration_file).await?;
     let kubernetes = kube::Config::infer().await.map_err(|error| ServeError::Kubernetes(error.into()))?;
     let clients = Clients::new(kubernetes).map_err(|error| ServeError::Kubernetes(error.into()))?;
     let webhook_listener = listen(webhook_address)?;

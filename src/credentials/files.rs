@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use certs::polled_file;
+
 /// A password, a user name, a certificate or a token is far shorter; anything longer is the wrong file.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
@@ -15,12 +17,12 @@ pub enum FileError {
     #[error("{} does not exist; is the Secret there, and does it have that key?", .0.display())]
     Missing(PathBuf),
     /// It cannot be read.
-    #[error("{} cannot be read: {kind}", path.display())]
+    #[error("{} cannot be read: {reason}", path.display())]
     Unreadable {
         /// Which file.
         path: PathBuf,
         /// Why.
-        kind: io::ErrorKind,
+        reason: String,
     },
     /// It has more than 64 KiB.
     #[error("{} is larger than a credential can be", .0.display())]
@@ -51,16 +53,9 @@ pub async fn read_line(path: &Path) -> Result<String, FileError> {
 
 /// The bytes of a file.
 pub async fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
-    let size = tokio::fs::metadata(path).await.map_err(|error| unreadable(path, &error))?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(FileError::TooLarge(path.to_owned()));
-    }
-    tokio::fs::read(path).await.map_err(|error| unreadable(path, &error))
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> FileError {
-    match error.kind() {
+    polled_file::read(path, MAX_FILE_BYTES).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => FileError::Missing(path.to_owned()),
-        kind => FileError::Unreadable { path: path.to_owned(), kind },
-    }
+        io::ErrorKind::FileTooLarge => FileError::TooLarge(path.to_owned()),
+        _ => FileError::Unreadable { path: path.to_owned(), reason: error.to_string() },
+    })
 }

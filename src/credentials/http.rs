@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use certs::polled_file;
 use reqwest::{
     Certificate, Client, Response, StatusCode,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -36,6 +37,8 @@ impl Default for Timeouts {
 
 /// No answer that we read is larger than some kilobytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
+/// What a ConfigMap can hold.
+const MAX_CA_FILE_BYTES: u64 = 1024 * 1024;
 /// Whoever throttles us and asks for a longer wait is asked again after this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// The same for any other answer: that of a proxy on the way must not keep us from Azure for long.
@@ -80,13 +83,13 @@ impl AzureHttp {
         let failed = |reason: String| AzureError::new(AzureErrorKind::File { reason }, party.clone());
         let pem = match &self.ca_file {
             None => Vec::new(),
-            Some(path) => match tokio::fs::read(path).await {
+            Some(path) => match polled_file::read(path, MAX_CA_FILE_BYTES).await {
                 Ok(pem) => pem,
                 Err(error) => {
                     // What worked keeps working while the file is being replaced.
-                    return known.map(|built| built.client).ok_or_else(|| {
-                        failed(format!("azure.caFile {} cannot be read: {}", path.display(), error.kind()))
-                    });
+                    return known
+                        .map(|built| built.client)
+                        .ok_or_else(|| failed(format!("azure.caFile {} cannot be read: {error}", path.display())));
                 }
             },
         };

@@ -169,8 +169,12 @@ async fn the_network() {
     says(&refusal(unknown).await, &["login.does-not-exist.invalid cannot be resolved", "azure.authorityHost"]);
     let missing = text.replace(world.fake.ca_file().to_str().unwrap(), "/does/not/exist.pem");
     says(&refusal(missing).await, &["azure.caFile /does/not/exist.pem cannot be read"]);
-    let empty = text.replace(world.fake.ca_file().to_str().unwrap(), "/dev/null");
-    says(&refusal(empty).await, &["azure.caFile /dev/null holds no certificate"]);
+    let device = text.replace(world.fake.ca_file().to_str().unwrap(), "/dev/zero");
+    says(&refusal(device).await, &["azure.caFile /dev/zero cannot be read: it is a directory, a pipe or a device"]);
+    let empty = world.fake.directory().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let empty = text.replace(world.fake.ca_file().to_str().unwrap(), empty.to_str().unwrap());
+    says(&refusal(empty).await, &["empty.pem holds no certificate"]);
     world.fake.go_away().await;
     says(&refusal(text).await, &["login.localhost", "refuses connections", "HTTPS_PROXY"]);
 }

@@ -133,3 +133,25 @@ async fn no_password_is_printed() {
     let credentials = read(volume.path()).await;
     assert!(!format!("{credentials:?}").contains("do-not-print"));
 }
+
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_does_not_stop_the_polling() {
+    let volume = tempfile::tempdir().unwrap();
+    publish(volume.path(), "1", &[("clientId", "app"), ("clientSecret", "good")]);
+    let credentials = read(volume.path()).await;
+    let pipe = volume.path().join("clientSecret");
+    fs::remove_file(&pipe).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reread = tokio::time::timeout(Duration::from_secs(60), credentials.reread()).await;
+    // Lets go of whoever waits for a writer.
+    drop(fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap());
+    assert_eq!(reread.ok(), Some(false), "the pipe was waited for");
+    assert_eq!(credential(&credentials).await.unwrap().password.expose(), "good");
+    let anew = read(volume.path()).await;
+    let error = credential(&anew).await.unwrap_err().to_string();
+    assert!(error.contains("clientSecret cannot be read: it is a directory, a pipe or a device: put a"), "{error}");
+    fs::remove_file(&pipe).unwrap();
+    fs::write(&pipe, "next").unwrap();
+    assert!(credentials.reread().await);
+    assert_eq!(credential(&credentials).await.unwrap().password.expose(), "next");
+}
