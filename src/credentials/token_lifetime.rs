@@ -12,7 +12,7 @@ use crate::domain::pull_secret::Lifetime;
 /// Registries give hours. What is shorter or longer than these is a mistake, and acting on it would either storm the
 /// registry or leave a dead token in place.
 const SHORTEST_LIFE: Duration = Duration::from_secs(60);
-const LONGEST_LIFE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Renewals of many tokens are spread by a tenth of half their life to either side.
 const JITTER: f64 = 0.1;
 

@@ -15,7 +15,7 @@ use acr_pull_injector::{
 };
 use fake_azure::{Fault, SecretState, TENANT};
 
-use crate::world::{CLIENT, SECRET, World};
+use crate::world::{CLIENT, SECRET, World, logged};
 
 /// Says all of these, and none of what must not be repeated.
 fn says(error: &str, parts: &[&str]) {
@@ -149,6 +149,50 @@ async fn a_token_whose_life_cannot_be_right() {
     registry.set_token_life(Duration::from_secs(10_800));
     world.fake.entra().set_token_life(Duration::from_secs(5));
     says(&world.refusal().await, &["login.localhost", "lives for less than a minute"]);
+}
+
+/// Answers that look like success.
+#[tokio::test]
+async fn a_success_that_is_none() {
+    let world = World::start().await;
+    let huge = i64::MAX.to_string();
+    let least = i64::MIN.to_string();
+    let beyond = "9".repeat(30);
+    for (expires_in, expected) in [
+        ("0", "less than a minute"),
+        ("-1", "less than a minute"),
+        (least.as_str(), "less than a minute"),
+        (huge.as_str(), "more than a year"),
+        ("100000000000", "more than a year"),
+        (beyond.as_str(), "something unexpected"),
+        ("\"3599\"", "something unexpected"),
+        ("null", "something unexpected"),
+    ] {
+        let body =
+            format!(r#"{{"access_token":"entra-token-of-a-test","token_type":"Bearer","expires_in":{expires_in}}}"#);
+        world.fake.entra().fail_next(Fault::json(200, body));
+        says(&world.refusal().await, &["login.localhost", expected]);
+    }
+    for (body, expected) in [
+        (r#"{"access_token":"entra-token-of-a-test"}"#, "less than a minute"),
+        (r#"{"access_token":"","expires_in":3599}"#, "something unexpected"),
+        (r#"{"access_token":null,"expires_in":3599}"#, "something unexpected"),
+        (r#"{"access_token":["entra-token-of-a-test"],"expires_in":3599}"#, "something unexpected"),
+        (r#""entra-token-of-a-test""#, "something unexpected"),
+    ] {
+        world.fake.entra().fail_next(Fault::json(200, body));
+        says(&world.refusal().await, &["login.localhost", expected]);
+    }
+    for (body, expected) in [
+        (r#"{"refresh_token":""}"#, "without a readable time of expiry"),
+        (r#"{"refresh_token":"entra-token-of-a-test"}"#, "without a readable time of expiry"),
+        (r#"{"refresh_token":{"entra-token-of-a-test":1}}"#, "something unexpected"),
+        ("entra-token-of-a-test", "something unexpected"),
+    ] {
+        world.fake.registry("contoso").fail_next(Fault::json(200, body));
+        says(&world.refusal().await, &["contoso.localhost", expected]);
+    }
+    assert!(!logged().contains("entra-token-of-a-test"), "a part of an answer was logged");
 }
 
 #[tokio::test]

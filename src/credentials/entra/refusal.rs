@@ -3,13 +3,16 @@
 //! Source of the codes: <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>. A code that is not
 //! listed here reaches the operator with a link to its description.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::ProofKind;
 use crate::credentials::{
-    azure_error::{AzureError, AzureErrorKind, CorrelationId, Party},
+    azure_error::{AzureError, AzureErrorKind, CorrelationId, LifetimeFault, Party},
     http::Answer,
+    token_lifetime::LONGEST_LIFE,
 };
 
 #[derive(Default, Deserialize)]
@@ -19,16 +22,21 @@ struct Body {
     error_description: Option<String>,
     error_codes: serde_json::Value,
     correlation_id: Option<String>,
-    access_token: Option<serde::de::IgnoredAny>,
+    access_token: Option<String>,
+    /// In seconds. The metadata service of a machine writes text, and what counts there is `expires_on`.
+    expires_in: serde_json::Value,
 }
 
 /// Why this answer brings no token; `None` when it does.
 pub(super) fn of(answer: &Answer, party: &Party, proof: ProofKind) -> Option<AzureError> {
     let body: Option<Body> = serde_json::from_slice(&answer.body).ok();
     if answer.status.is_success() {
-        let has_token = body.is_some_and(|body| body.access_token.is_some());
-        let html = answer.is_html();
-        return (!has_token).then(|| answer.error(AzureErrorKind::NotTheService { html }, party));
+        let has_token = |body: &Body| body.access_token.as_ref().is_some_and(|token| !token.is_empty());
+        let Some(body) = body.filter(has_token) else {
+            return Some(answer.error(AzureErrorKind::NotTheService { html: answer.is_html() }, party));
+        };
+        let fault = lifetime_fault(body.expires_in.as_i64()?)?;
+        return Some(answer.error(AzureErrorKind::TokenLifetime(fault), party));
     }
     if proof == ProofKind::Machine {
         return Some(answer.error(machine(answer.status), party));
@@ -61,6 +69,15 @@ pub(super) fn of(answer: &Answer, party: &Party, proof: ProofKind) -> Option<Azu
     let named = body.and_then(|body| CorrelationId::parse(&body.correlation_id?));
     error.correlation_id = named.or(error.correlation_id);
     Some(error)
+}
+
+/// `azure_identity` 1.0 adds the seconds to the time of day, and panics where the sum is no time.
+fn lifetime_fault(seconds: i64) -> Option<LifetimeFault> {
+    match u64::try_from(seconds).map(Duration::from_secs) {
+        Err(_) => Some(LifetimeFault::TooShort),
+        Ok(life) if life > LONGEST_LIFE => Some(LifetimeFault::TooLong),
+        Ok(_) => None,
+    }
 }
 
 fn machine(status: StatusCode) -> AzureErrorKind {
