@@ -12,7 +12,10 @@ mod requests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -36,6 +39,7 @@ use crate::{
     },
     events::Events,
     metrics::Metrics,
+    recovery::Recovery,
     spans,
 };
 
@@ -54,6 +58,10 @@ pub struct Ensurer<C, S> {
     pub clock: Clock,
     /// Tells the owners of namespaces what they can mend.
     pub events: Events,
+    /// Announces that writes are taken again.
+    pub recovery: Recovery,
+    /// The last write was refused or got no answer.
+    is_refused: AtomicBool,
     flights: Flights,
     /// When a pod last asked for the pull secret of a namespace.
     demand: Mutex<HashMap<String, Timestamp>>,
@@ -79,14 +87,31 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
-        let (flights, demand, outdated) = (Flights::default(), Mutex::default(), Mutex::default());
-        Self { credentials, store, settings, metrics, clock, events: Events::none(), flights, demand, outdated }
+        Self {
+            credentials,
+            store,
+            settings,
+            metrics,
+            clock,
+            events: Events::none(),
+            recovery: Recovery::default(),
+            is_refused: AtomicBool::default(),
+            flights: Flights::default(),
+            demand: Mutex::default(),
+            outdated: Mutex::default(),
+        }
     }
 
     /// The same, and it records Kubernetes Events.
     #[must_use]
     pub fn with_events(self, events: Events) -> Self {
         Self { events, ..self }
+    }
+
+    /// The same, and it announces recoveries here.
+    #[must_use]
+    pub fn with_recovery(self, recovery: Recovery) -> Self {
+        Self { recovery, ..self }
     }
 
     /// Whether the pull secret is known to hold what these login servers need, from memory alone.
@@ -253,6 +278,11 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         written: &Result<(), StoreError>,
         started: Instant,
     ) {
+        match written {
+            Ok(()) if self.is_refused.swap(false, Ordering::Relaxed) => self.recovery.announce(),
+            Err(StoreError::Refused(_) | StoreError::Unavailable(_)) => self.is_refused.store(true, Ordering::Relaxed),
+            _ => {}
+        }
         let outcome = written.as_ref().map_or_else(StoreError::as_label, |()| "written");
         self.metrics.pull_secret_written(reason.as_label(), outcome);
         let milliseconds = started.elapsed().as_secs_f64() * 1000.0;

@@ -30,6 +30,7 @@ pub mod leader;
 pub mod lifecycle;
 pub mod metrics;
 pub mod namespaces;
+pub mod recovery;
 pub mod reload;
 pub mod retry;
 pub mod secrets;

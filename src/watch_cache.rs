@@ -22,12 +22,14 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::{lifecycle::Gate, watching};
+use crate::{lifecycle::Gate, recovery::Recovery, watching};
 
 /// Values made from metadata, by key. Cheap to clone; readers never wait for the network.
 pub struct WatchCache<V> {
     known: Arc<RwLock<Known<V>>>,
     deleted: Arc<Mutex<HashMap<String, Deleted<V>>>>,
+    /// Is announced when a watch that broke goes on.
+    pub recovery: Recovery,
 }
 
 struct Known<V> {
@@ -58,12 +60,14 @@ pub struct Deleted<V> {
 
 /// How long a deletion is remembered, for the replica that takes over when the one that leads is lost.
 const DELETIONS_REMEMBERED: Duration = Duration::from_secs(120);
+/// A watch that broke goes on when this has passed without another break: where nothing changes, it says nothing.
+const GOES_ON_AFTER: Duration = Duration::from_secs(10);
 
 impl<V> WatchCache<V> {
     /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
-        Self { known: Arc::default(), deleted: Arc::default() }
+        Self { known: Arc::default(), deleted: Arc::default(), recovery: Recovery::default() }
     }
 
     /// The value under `key`.
@@ -173,11 +177,25 @@ impl<V> WatchCache<V> {
     {
         let mut events = Box::pin(watcher(api, watching::configuration(fields)).backoff(watching::Pauses::default()));
         let mut listed = HashMap::new();
+        let mut broke_at: Option<tokio::time::Instant> = None;
         loop {
+            let goes_on = async {
+                match broke_at {
+                    Some(broke_at) => tokio::time::sleep_until(broke_at + GOES_ON_AFTER).await,
+                    None => std::future::pending().await,
+                }
+            };
             let event = tokio::select! {
                 () = shutdown.cancelled() => return,
-                event = events.next() => event,
+                event = events.next() => Some(event),
+                () = goes_on => None,
             };
+            let breaks = matches!(event, Some(Some(Err(_))));
+            if broke_at.is_some() && !breaks {
+                self.recovery.announce();
+            }
+            broke_at = breaks.then(tokio::time::Instant::now);
+            let Some(event) = event else { continue };
             match event {
                 Some(Ok(Event::Init)) => listed.clear(),
                 Some(Ok(Event::InitApply(object))) => {
@@ -224,7 +242,7 @@ impl<V> Default for Known<V> {
 
 impl<V> Clone for WatchCache<V> {
     fn clone(&self) -> Self {
-        Self { known: self.known.clone(), deleted: self.deleted.clone() }
+        Self { known: self.known.clone(), deleted: self.deleted.clone(), recovery: self.recovery.clone() }
     }
 }
 
@@ -243,7 +261,56 @@ impl<V> fmt::Debug for WatchCache<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::{Request, Response};
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::{Client, client::Body};
+
     use super::*;
+    use crate::lifecycle::Readiness;
+
+    /// An API server that has no Secret, and whose watches never say anything. The first so many lists or watches fail.
+    fn api_server(failing: &'static str, failures: usize) -> Client {
+        let failed = Arc::new(AtomicUsize::new(0));
+        Client::new(
+            tower::service_fn(move |request: Request<Body>| {
+                let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+                let kind = if is_watch { "watch" } else { "list" };
+                let fails = kind == failing && failed.fetch_add(1, Ordering::SeqCst) < failures;
+                async move {
+                    let (status, body) = match kind {
+                        _ if fails => (500, r#"{"kind": "Status", "status": "Failure", "code": 500}"#),
+                        "watch" => std::future::pending().await,
+                        _ => (
+                            200,
+                            r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+                            "metadata": {"resourceVersion": "7"}, "items": []}"#,
+                        ),
+                    };
+                    let response = Response::builder().status(status).body(Body::from(body.as_bytes().to_vec()));
+                    Ok::<_, std::convert::Infallible>(response.unwrap())
+                }
+            }),
+            "default",
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_goes_on_after_it_broke_is_announced() {
+        for (failing, failures, is_announced) in [("list", 2, true), ("watch", 2, true), ("nothing", 0, false)] {
+            let cache: WatchCache<()> = WatchCache::new();
+            let mut announcements = cache.recovery.listen();
+            let api: Api<PartialObjectMeta<Secret>> = Api::all(api_server(failing, failures));
+            let synced = Readiness::new().gate("secrets");
+            let following = cache.follow(api, None, |_| None, synced, CancellationToken::new());
+            let announced = tokio::select! {
+                () = following => panic!("{failing}: the watch ended"),
+                announced = tokio::time::timeout(Duration::from_secs(40), announcements.next()) => announced.is_ok(),
+            };
+            assert_eq!(announced, is_announced, "{failing}");
+        }
+    }
 
     fn metadata(resource_version: &str) -> ObjectMeta {
         ObjectMeta { resource_version: Some(resource_version.to_owned()), ..ObjectMeta::default() }

@@ -224,3 +224,38 @@ async fn a_namespace_that_is_said_to_go_away_is_tried_again_while_it_is_there() 
     shutdown.cancel();
     running.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn once_a_write_is_taken_again_nothing_waits_out_its_pause() {
+    let case = Case::new();
+    case.ensure("stale", &[A]).await.unwrap();
+    case.advance(130);
+    case.azure.renew(A, case.now());
+    lock(&case.store.silent).extend(["stale", "first", "second"].map(str::to_owned));
+    let (retries, namespaces) = (RetryQueue::new(), Arc::<Namespaces>::default());
+    let (_leads, leader) = watch::channel(true);
+    let (_announce, changes) = watch::channel(0);
+    let (ensurer, settings) = (case.ensurer.clone(), case.ensurer.settings.clone());
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let reconciler = Reconciler::new(ensurer.clone(), namespaces.clone(), retries.clone());
+    let reconciling = tokio::spawn(reconciler.run(leader, changes, shutdown.clone()));
+    let retrying = tokio::spawn(retries.clone().run(ensurer, namespaces, settings, shutdown.clone()));
+    for name in ["first", "second"] {
+        retries.push(name, [world::login_server(A)].into());
+    }
+    let minutes = |minutes: u64| tokio::time::sleep(std::time::Duration::from_secs(60 * minutes));
+    // The clock of the reconciler stands still, so it would never try again by itself.
+    minutes(30).await;
+    assert_eq!((case.reason("stale"), retries.is_empty()), (Some(WriteReason::Renewal), false));
+    lock(&case.store.silent).clear();
+    let writes = case.store.writes();
+    case.ensure("another", &[A]).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    for name in ["first", "second"] {
+        assert!(case.store.stored(name).is_some(), "{name} waits on");
+    }
+    assert_eq!((case.reason("stale"), case.store.writes()), (None, writes + 4));
+    shutdown.cancel();
+    reconciling.await.unwrap();
+    retrying.await.unwrap();
+}

@@ -110,10 +110,15 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         changes.mark_changed();
         let mut later_looks = LaterLooks::default();
         let (mut plan, mut under_way) = (Plan::default(), UnderWay::default());
+        let mut recoveries = self.ensurer.recovery.listen();
         loop {
             let is_new_second = tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = under_way.next() => false,
+                () = recoveries.next() => {
+                    self.forgive();
+                    false
+                }
                 _ = ticks.tick() => {
                     if later_looks.is_due(Instant::now()) {
                         self.ensurer.find_outdated(self.namespaces.as_ref());
@@ -177,6 +182,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
                 return;
             }
             under_way.next().await;
+        }
+    }
+
+    /// Lets what failed be tried again with the next second, still after what did not fail and no faster than all else.
+    fn forgive(&self) {
+        let now = self.ensurer.clock.now();
+        for failure in self.failures.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+            failure.until = now;
         }
     }
 

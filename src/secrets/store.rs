@@ -27,6 +27,7 @@ use crate::{
         },
     },
     lifecycle::Gate,
+    recovery::Recovery,
     server::CountPullSecrets,
     watch_cache::WatchCache,
 };
@@ -57,6 +58,12 @@ impl KubernetesPullSecrets {
             metadata.namespace.clone().map(|namespace| (namespace, StoredPullSecret::from_metadata(metadata)))
         };
         self.cache.clone().follow(api, Some(fields), entry, synced, shutdown).await;
+    }
+
+    /// Is announced when the watch goes on after it broke.
+    #[must_use]
+    pub fn recovery(&self) -> Recovery {
+        self.cache.recovery.clone()
     }
 
     async fn apply(

@@ -114,7 +114,7 @@ pub(super) async fn start_parts(
 
     let ensurer =
         Ensurer::new(credentials.clone(), pull_secrets.clone(), settings.clone(), metrics.clone(), Clock::system());
-    let ensurer = Arc::new(ensurer.with_events(events.clone()));
+    let ensurer = Arc::new(ensurer.with_events(events.clone()).with_recovery(pull_secrets.recovery()));
     let retries = RetryQueue::new();
     lifecycle
         .spawn("retries", retries.clone().run(ensurer.clone(), namespaces.clone(), settings.clone(), stopping.clone()));
