@@ -9,9 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kube::{Client, api::PostParams, client::Body, core::Request};
 use serde_json::{Value, json};
 
-use crate::product::Error;
-
-const PULL_SECRET: &[u8] = b"acr-pull-secret";
+use crate::product::{Error, PULL_SECRET};
 
 /// Creates a pod in each of the namespaces, `clients` at a time, and checks that the webhook did its work, or did not.
 pub async fn create_all(
@@ -47,7 +45,7 @@ pub async fn create(client: &Client, namespace: &str, pod: &[u8], with: bool) ->
 
 /// Whether the API server's answer names the pull secret.
 pub fn is_injected(body: &[u8]) -> bool {
-    body.windows(PULL_SECRET.len()).any(|window| window == PULL_SECRET)
+    body.windows(PULL_SECRET.len()).any(|window| window == PULL_SECRET.as_bytes())
 }
 
 /// The pod of the captured review, as its controller creates it.

@@ -7,8 +7,8 @@ mod installation;
 use std::{net::SocketAddr, path::Path};
 
 use control_plane::{ControlPlane, ControlPlaneBuilder};
-pub use installation::{Error, Installation, RELEASE, Replica};
-use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Namespace};
+pub use installation::{Error, Installation, PULL_SECRET, RELEASE, Replica};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
@@ -46,10 +46,8 @@ impl Product {
 
     /// A replica's webhook, as the API server knows it.
     pub async fn endpoint(&self, webhook: SocketAddr) -> Result<Endpoint, Error> {
-        let configurations: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
-        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
-        let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).ok_or("no caBundle")?;
-        Endpoint::new(webhook, &format!("{RELEASE}.{RELEASE}.svc"), &bundle.0)
+        let bundle = installation::ca_bundle(&self.client).await?;
+        Endpoint::new(webhook, &format!("{RELEASE}.{RELEASE}.svc"), &bundle)
     }
 
     pub async fn create_namespace(&self, name: &str) -> Result<(), Error> {

@@ -10,9 +10,8 @@ use std::{
 use control_plane::ControlPlaneBuilder;
 use serde_json::{Value, json};
 
-use crate::product::{Error, RELEASE};
+use crate::product::{Error, PULL_SECRET, RELEASE};
 
-const PULL_SECRET: &str = "acr-pull-secret";
 const PULL_SECRETS: &str = "pull secrets";
 
 /// Follows the audit log.

@@ -23,7 +23,7 @@ use crate::{
     latencies::Latencies,
     metrics,
     process::{Memory, Process},
-    product::{CREDENTIAL, Error, Product, RELEASE},
+    product::{CREDENTIAL, Error, PULL_SECRET, Product, RELEASE},
 };
 
 /// The cluster as it grows.
@@ -67,7 +67,6 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 const LEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Pods that come in the middle of a rewrite, at most.
 const PODS_DURING_REWRITE: usize = 48;
-const PULL_SECRET: &str = "acr-pull-secret";
 
 impl Scale {
     /// Grows the cluster to this many namespaces and measures.

@@ -10,10 +10,7 @@ use std::{
 
 use control_plane::ControlPlane;
 use fake_azure::{FakeAzure, SUFFIX, TENANT};
-use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration,
-    core::v1::{ConfigMap, Namespace, Secret, ServiceAccount},
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -24,12 +21,11 @@ use serde_json::{Value, json};
 
 use crate::{
     client::Endpoint,
-    installation::{self, Error, Installation, RELEASE, Replica},
+    installation::{self, Error, Installation, PULL_SECRET, RELEASE, Replica},
 };
 
 /// The login server whose pull secret holds a password.
 pub const PASSWORD_HOST: &str = "contoso.azurecr.io";
-pub const PULL_SECRET: &str = "acr-pull-secret";
 const APPLICATION: &str = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d";
 const APPLICATION_SECRET: &str = "secret-of-the-application";
 /// Renewed after about half of it.
@@ -138,10 +134,8 @@ impl Cluster {
 
     /// The webhook's Service, as the API server knows it.
     pub async fn endpoint(&self) -> Result<Endpoint, Error> {
-        let configurations: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
-        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
-        let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).ok_or("no caBundle")?;
-        Endpoint::new(self.installation.forwarder().address(), &format!("{RELEASE}.{RELEASE}.svc"), &bundle.0)
+        let bundle = installation::ca_bundle(&self.client).await?;
+        Endpoint::new(self.installation.forwarder().address(), &format!("{RELEASE}.{RELEASE}.svc"), &bundle)
     }
 
     /// As an operator does it, and the kubelet after them.

@@ -20,6 +20,8 @@ use serde_json::json;
 
 /// Release name and namespace, as README says.
 pub const RELEASE: &str = "acr-pull-injector";
+/// The name of the pull secret, which no test changes.
+pub const PULL_SECRET: &str = "acr-pull-secret";
 /// A replica is ready within a second or two; the rest is for a busy machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -159,6 +161,14 @@ impl Installation {
         }
         Err(format!("no CA was announced to the API server\n{}", self.logs()).into())
     }
+}
+
+/// What the API server is told to trust when it calls the webhook, as PEM.
+pub async fn ca_bundle(client: &Client) -> Result<Vec<u8>, Error> {
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
+    let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle);
+    Ok(bundle.ok_or("no caBundle")?.0)
 }
 
 /// Stores credentials as an operator would, before the installation: a Secret each, in the release's namespace.

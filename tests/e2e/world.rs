@@ -12,10 +12,7 @@ use std::{
 };
 
 use control_plane::ControlPlane;
-use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration,
-    core::v1::{Event, Namespace, Pod, Secret, ServiceAccount},
-};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, ListParams, PostParams},
@@ -26,10 +23,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-pub use crate::installation::Error;
-use crate::installation::{Installation, RELEASE};
-
-pub const PULL_SECRET: &str = "acr-pull-secret";
+pub use crate::installation::{Error, PULL_SECRET};
+use crate::installation::{Installation, RELEASE, ca_bundle};
 
 /// The control plane with the product on it.
 pub struct World {
@@ -153,10 +148,7 @@ impl World {
 
     /// What the API server trusts when it calls the webhook.
     async fn authorities(&self) -> Result<Vec<Vec<u8>>, Error> {
-        let configurations: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
-        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
-        let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).ok_or("no caBundle")?;
-        certificates(&bundle.0)
+        certificates(&ca_bundle(&self.client).await?)
     }
 
     /// Sends a body to a replica's `/mutate` and gives status and answer.
