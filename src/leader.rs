@@ -4,7 +4,7 @@
 //! version that it replaces, and pods are served by every replica.
 //!
 //! As with the controllers of Kubernetes, no replica believes another's clock: a holder is gone when its Lease has not
-//! changed for [`LEASE_DURATION`] by the stopwatch of the one that looks, whatever `renewTime` says.
+//! changed for `LEASE_DURATION` by the stopwatch of the one that looks, whatever `renewTime` says.
 //!
 //! Source: `tools/leaderelection/leaderelection.go` of client-go.
 
