@@ -21,18 +21,23 @@ mod life;
 #[expect(dead_code, reason = "the faults use the rest")]
 mod load;
 mod permissions;
+#[macro_use]
+#[expect(dead_code, reason = "the other test programs use the rest")]
+mod program;
 mod registry;
 mod upgrade;
 mod upkeep;
 mod world;
 
-use std::{future::Future, path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use control_plane::ControlPlane;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
+use tokio::runtime::Handle;
 
 use crate::{
     installation::Installation,
+    program::{Case, Threads},
     world::{Error, World},
 };
 
@@ -59,14 +64,6 @@ pub fn settings() -> Vec<&'static str> {
         // Without it a reference can only come from the webhook; one case turns it on.
         "fallbackPolicy.enabled=false",
     ])
-}
-
-type Case = fn(Arc<World>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
-macro_rules! cases {
-    ($($module:ident::$case:ident),* $(,)?) => {
-        vec![$((concat!(stringify!($module), "::", stringify!($case)), (|world| Box::pin($module::$case(world))) as Case)),*]
-    };
 }
 
 /// Cases that leave the installation alone.
@@ -157,35 +154,14 @@ fn alone_for_version(minor: u32) -> Vec<(&'static str, Case)> {
 }
 
 fn main() -> ExitCode {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nobody installed one before");
-    let mut arguments = Arguments::from_args();
     // The cases wait for the API server most of the time.
-    arguments.test_threads.get_or_insert(8);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    if arguments.list {
-        return libtest_mimic::run(&arguments, trials(&runtime, None)).exit_code();
-    }
-    let world = match runtime.block_on(install()) {
-        Ok(world) => Arc::new(world),
-        Err(error) => {
-            eprintln!("the product could not be installed: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let conclusion = libtest_mimic::run(&arguments, trials(&runtime, Some(&world)));
-    if conclusion.has_failed() {
-        eprintln!("--- logs of the replicas ---\n{}", world.installation.logs());
-    }
-    // Ends the control plane and everything on it.
-    let world = Arc::into_inner(world).expect("every case has ended");
-    runtime.block_on(async { drop(world) });
-    conclusion.exit_code()
+    program::run(Threads::SideBySide(8), install, trials, |world| world.installation.logs())
 }
 
-fn trials(runtime: &tokio::runtime::Runtime, world: Option<&Arc<World>>) -> Vec<Trial> {
+fn trials(runtime: &Handle, world: Option<&Arc<World>>) -> Vec<Trial> {
     let minor = world.map_or(u32::MAX, |world| world.control_plane.version().minor);
     let trial = |(name, case): (&'static str, Case), exclusive: bool| {
-        let (handle, world) = (runtime.handle().clone(), world.cloned());
+        let (handle, world) = (runtime.clone(), world.cloned());
         Trial::test(name, move || {
             let world = world.ok_or("listed only")?;
             handle.block_on(async {

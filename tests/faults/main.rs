@@ -5,7 +5,6 @@
 //! of [`cases`], and each leaves two replicas behind.
 
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
     clippy::needless_pass_by_value,
@@ -29,6 +28,10 @@ mod line;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod load;
 mod log;
+#[path = "../e2e/program.rs"]
+#[macro_use]
+#[expect(dead_code, reason = "the end-to-end tests use the rest")]
+mod program;
 mod progress;
 mod replicas;
 mod slow_clients;
@@ -39,23 +42,17 @@ mod upkeep;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod world;
 
-use std::{future::Future, path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use control_plane::ControlPlane;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
+use tokio::runtime::Handle;
 
 use crate::{
     installation::Installation,
+    program::{Case, Threads},
     world::{Error, World},
 };
-
-type Case = fn(Arc<World>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
-macro_rules! cases {
-    ($($module:ident::$case:ident),* $(,)?) => {
-        vec![$((concat!(stringify!($module), "::", stringify!($case)), (|world| Box::pin($module::$case(world))) as Case)),*]
-    };
-}
 
 /// In the order in which they run.
 fn cases() -> Vec<(&'static str, Case)> {
@@ -103,34 +100,15 @@ pub fn settings() -> Vec<&'static str> {
 }
 
 fn main() -> ExitCode {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nobody installed one before");
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    if arguments.list {
-        return libtest_mimic::run(&arguments, trials(&runtime, None)).exit_code();
-    }
-    let world = match runtime.block_on(install()) {
-        Ok(world) => Arc::new(world),
-        Err(error) => {
-            eprintln!("the product could not be installed: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let conclusion = libtest_mimic::run(&arguments, trials(&runtime, Some(&world)));
-    if conclusion.has_failed() {
+    program::run(Threads::OneByOne, install, trials, |world| {
         let logs = world.installation.logs();
-        let logs: Vec<_> = logs.lines().filter(|line| !line.contains("\"level\":\"DEBUG\"")).collect();
-        eprintln!("--- logs of the replicas, without debug ---\n{}", logs.join("\n"));
-    }
-    // The control plane ends with the world, and with this process if a case that failed still holds it.
-    runtime.block_on(async { drop(world) });
-    conclusion.exit_code()
+        logs.lines().filter(|line| !line.contains("\"level\":\"DEBUG\"")).collect::<Vec<_>>().join("\n")
+    })
 }
 
-fn trials(runtime: &tokio::runtime::Runtime, world: Option<&Arc<World>>) -> Vec<Trial> {
+fn trials(runtime: &Handle, world: Option<&Arc<World>>) -> Vec<Trial> {
     let trial = |(name, case): (&'static str, Case)| {
-        let (handle, world) = (runtime.handle().clone(), world.cloned());
+        let (handle, world) = (runtime.clone(), world.cloned());
         Trial::test(name, move || {
             let world = world.ok_or("listed only")?;
             progress::say(name);

@@ -2,7 +2,6 @@
 //! it names is broken until it fires, and every query of the dashboard gives something.
 
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
     unreachable_pub,
@@ -15,19 +14,24 @@ mod dashboard;
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
 mod installation;
 mod panels;
+#[path = "../e2e/program.rs"]
+#[expect(dead_code, unused_macros, reason = "the end-to-end tests use the rest")]
+mod program;
 mod prometheus;
 mod world;
 
-use std::{collections::BTreeSet, future::Future, path::Path, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
+use tokio::runtime::Handle;
 
-use crate::world::{Error, World};
+use crate::{
+    program::{Case, Threads},
+    world::{Error, World},
+};
 
 /// Prometheus looks this often.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-type Case = fn(Arc<World>) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 macro_rules! case {
     ($($path:ident)::+) => {
@@ -64,37 +68,18 @@ fn cases() -> Vec<(String, Case)> {
 }
 
 fn main() -> ExitCode {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nobody installed one before");
-    let mut arguments = Arguments::from_args();
+    let program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector"));
+    let start = || World::start(program, &["heal.evictStuckPods=true"], INTERVAL);
     // One after the other, in their order.
-    arguments.test_threads = Some(1);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let world = if arguments.list {
-        None
-    } else {
-        let program = Path::new(env!("CARGO_BIN_EXE_acr-pull-injector"));
-        match runtime.block_on(World::start(program, &["heal.evictStuckPods=true"], INTERVAL)) {
-            Ok(world) => Some(Arc::new(world)),
-            Err(error) => {
-                eprintln!("Prometheus and the product could not be started: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
-    };
-    let trials = cases().into_iter().map(|(name, case)| {
-        let (handle, world) = (runtime.handle().clone(), world.clone());
+    program::run(Threads::OneByOne, start, trials, |world| world.installation.logs())
+}
+
+fn trials(runtime: &Handle, world: Option<&Arc<World>>) -> Vec<Trial> {
+    let trial = |(name, case): (String, Case)| {
+        let (handle, world) = (runtime.clone(), world.cloned());
         Trial::test(name, move || Ok(handle.block_on(case(world.ok_or("listed only")?))?))
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    if let Some(world) = world {
-        if conclusion.has_failed() {
-            eprintln!("--- logs of the replicas ---\n{}", world.installation.logs());
-        }
-        // Ends the control plane and everything on it.
-        let world = Arc::into_inner(world).expect("every case has ended");
-        runtime.block_on(async { drop(world) });
-    }
-    conclusion.exit_code()
+    };
+    cases().into_iter().map(trial).collect()
 }
 
 /// Every alert of the chart has a case here.
