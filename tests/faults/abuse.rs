@@ -71,14 +71,18 @@ async fn send_garbage(webhook: SocketAddr) -> usize {
 /// As many login servers as a review has room for: made up, and different ports of a registry that has a rule.
 pub async fn a_review_of_countless_login_servers_costs_no_pod(world: Arc<World>) -> Result<(), Error> {
     const ROOM: usize = 8 << 20;
+    const REVIEWS_FOR: Duration = Duration::from_secs(4);
     let webhook = world.installation.webhooks()[0];
     let (process, direct) = (world.installation.process_of(webhook)?, world.direct(webhook).await?);
     let made_up: Vec<_> = (0..225_000).map(|number| format!(r#"{{"image":"aaaaa{number}.azurecr.io/a"}}"#)).collect();
     let ports = (1_000..65_536).map(|port| format!(r#"{{"image":"contoso.azurecr.io:{port}/a"}}"#));
     let in_capitals = (1_000..65_536).map(|port| format!(r#"{{"image":"Contoso.azurecr.io:{port}/a"}}"#));
     let of_a_rule: Vec<_> = ports.chain(in_capitals).collect();
+    let kinds = [("made up", made_up, false), ("of a rule", of_a_rule, true)];
     let countless = async {
-        for (what, containers, is_patched) in [("made up", made_up, false), ("of a rule", of_a_rule, true)] {
+        let started = Instant::now();
+        // On and on, so that enough pods come meanwhile.
+        for (what, containers, is_patched) in kinds.iter().cycle() {
             let namespace = world.namespace(&[]).await?;
             let body = String::from_utf8(review(&namespace, &["nginx"]))?;
             let body = body.replace(r#"{"name":"c0","image":"nginx"}"#, &containers.join(","));
@@ -90,11 +94,14 @@ pub async fn a_review_of_countless_login_servers_costs_no_pod(world: Arc<World>)
             say(format!("{} login servers {what}: answered in {took:?}; {resources}", containers.len()));
             expect_equal("status", status, 200)?;
             let answer: serde_json::Value = serde_json::from_slice(&answer)?;
-            expect_equal("a patch", answer["response"].get("patch").is_some(), is_patched)?;
+            expect_equal("a patch", answer["response"].get("patch").is_some(), *is_patched)?;
             let warnings = answer["response"]["warnings"].as_array().map_or(0, Vec::len);
             expect((1..=40).contains(&warnings), format!("{warnings} warnings"))?;
             expect(took < Duration::from_secs(10), format!("{took:?} for an answer"))?;
             expect(resources.peak_kibibytes < 128 << 10, format!("{resources}: more than the chart's limit"))?;
+            if *is_patched && started.elapsed() > REVIEWS_FOR {
+                break;
+            }
         }
         Ok(())
     };
