@@ -271,7 +271,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         if review.dry_run {
             return (response.with_audit_annotation(PULL_SECRET_STATE, "not made: dry run".to_owned()), "injected");
         }
-        match self.ensure(namespace, injection, deadline).await {
+        // In a box, as is the read of a namespace: what is seldom done shall not make the future of each review large.
+        match Box::pin(self.ensure(namespace, injection, deadline)).await {
             Ok(()) => (response.with_audit_annotation(PULL_SECRET_STATE, "made".to_owned()), "injected"),
             Err(warnings) => {
                 let response = response.with_audit_annotation(PULL_SECRET_STATE, "pending".to_owned());
@@ -285,7 +286,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Admission<C, S
         name: &str,
         deadline: tokio::time::Instant,
     ) -> Result<Option<Namespace>, StoreError> {
-        let read = spans::record(spans::read("namespace"), StoreError::as_label, self.namespaces.read(name));
+        let read = Box::pin(spans::record(spans::read("namespace"), StoreError::as_label, self.namespaces.read(name)));
         match tokio::time::timeout_at(deadline, read).await {
             Ok(namespace) => namespace,
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),

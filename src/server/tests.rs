@@ -7,12 +7,14 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 
 use super::*;
 use crate::{
     admission::{Admission, CredentialError, ReadPullSecret, StoreError, Waiting},
     clock::Clock,
     config::Configuration,
+    credentials::Credentials,
     domain::{
         image::LoginServer,
         pull_secret::{CredentialSourceHash, PullSecret, RegistryCredential, StoredPullSecret},
@@ -20,7 +22,9 @@ use crate::{
     },
     ensure::Ensurer,
     events::Events,
+    namespaces::KubernetesNamespaces,
     retry::RetryQueue,
+    secrets::store::KubernetesPullSecrets,
 };
 
 /// A world in which looking up the namespace `broken` is a fault of the program, and no other namespace exists.
@@ -189,4 +193,15 @@ async fn a_body_that_breaks_off_is_no_review() {
     let broken = stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("cut"))]);
     let answer = webhook(&Lifecycle::new()).answer(request(Body::from_stream(broken))).await;
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+}
+
+/// hyper moves it several times for each review, as does each layer around it.
+#[test]
+fn the_future_of_an_answer_is_small() {
+    type Real = Webhook<Credentials, KubernetesPullSecrets, KubernetesNamespaces>;
+    fn size_of_future<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+    let size = size_of_future(|(webhook, request): (&'static Real, Request<Incoming>)| webhook.answer(request));
+    assert!(size <= 3 << 10, "{size} bytes");
 }

@@ -3,42 +3,56 @@
 //! rustls asks for 4 KiB at a time, so a review of 8 KB would take three system calls, and one of 3 MiB eight hundred.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
-    mem::MaybeUninit,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// What most reviews fit into.
 const READ_SIZE: usize = 16 << 10;
+
+thread_local! {
+    /// The buffer of whoever reads next on this thread. To allocate one for each review takes longer than to fill it.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A stream that is read in large pieces. While nothing is under way it holds no buffer: ten thousand idle connections
 /// would make it 160 MiB.
 #[derive(Debug)]
 pub(crate) struct ReadAhead<S> {
     stream: S,
-    /// What was read and not yet asked for.
-    rest: Vec<u8>,
-    /// How much of `rest` has been handed out.
+    /// What was read, until all of it has been asked for.
+    read: Vec<u8>,
+    /// How much of `read` has been handed out.
     taken: usize,
 }
 
 impl<S> ReadAhead<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, rest: Vec::new(), taken: 0 }
+        Self { stream, read: Vec::new(), taken: 0 }
     }
 
     fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
-        let rest = &self.rest[self.taken..];
+        let rest = &self.read[self.taken..];
         let length = rest.len().min(buffer.remaining());
         buffer.put_slice(&rest[..length]);
         self.taken += length;
-        if self.taken == self.rest.len() {
-            (self.rest, self.taken) = (Vec::new(), 0);
+        if self.taken == self.read.len() {
+            self.taken = 0;
+            spare(mem::take(&mut self.read));
         }
     }
+}
+
+/// Leaves a buffer to whoever reads next.
+fn spare(mut buffer: Vec<u8>) {
+    buffer.clear();
+    SPARE.set(buffer);
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
@@ -48,19 +62,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.rest.is_empty() {
+        if this.read.is_empty() {
             if buffer.remaining() >= READ_SIZE {
                 return Pin::new(&mut this.stream).poll_read(context, buffer);
             }
-            let mut space = [MaybeUninit::uninit(); READ_SIZE];
-            let mut read = ReadBuf::uninit(&mut space);
-            ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
-            let (now, later) = read.filled().split_at(read.filled().len().min(buffer.remaining()));
-            buffer.put_slice(now);
-            later.clone_into(&mut this.rest);
-        } else {
-            this.hand_out(buffer);
+            let mut space = SPARE.take();
+            space.reserve_exact(READ_SIZE);
+            let polled = poll_read_buf(Pin::new(&mut this.stream), context, &mut space);
+            if !matches!(polled, Poll::Ready(Ok(1..))) {
+                spare(space);
+                ready!(polled)?;
+                return Poll::Ready(Ok(()));
+            }
+            this.read = space;
         }
+        this.hand_out(buffer);
         Poll::Ready(Ok(()))
     }
 }
@@ -119,7 +135,7 @@ mod tests {
                 }
             );
             assert!(all == sent, "pieces of {size} bytes");
-            assert_eq!(server.rest.capacity(), 0, "an idle connection holds a buffer");
+            assert_eq!(server.read.capacity(), 0, "an idle connection holds a buffer");
         }
     }
 
@@ -130,6 +146,6 @@ mod tests {
         let mut server = ReadAhead::new(server);
         let mut piece = [0; 4096];
         assert_eq!(server.read(&mut piece).await.unwrap(), 4096);
-        assert_eq!(server.rest.len(), 9000 - 4096);
+        assert_eq!(server.read.len() - server.taken, 9000 - 4096);
     }
 }
