@@ -4,6 +4,7 @@ mod arguments;
 mod parts;
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     process::ExitCode,
     sync::Arc,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use certs::ServingCertificate;
+use tokio::net::TcpSocket;
 
 pub use self::arguments::ServeArguments;
 use self::parts::start_parts;
@@ -155,11 +157,21 @@ async fn log_failure(name: &'static str, server: impl Future<Output = std::io::R
 
 /// Listens on an address. "Any address" means IPv6 and IPv4, and falls back to IPv4 on a machine without IPv6.
 fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
+    bind(address)
         .or_else(|error| match address {
-            SocketAddr::V6(any) if any.ip().is_unspecified() => TcpListener::bind((Ipv4Addr::UNSPECIFIED, any.port())),
+            SocketAddr::V6(any) if any.ip().is_unspecified() => bind((Ipv4Addr::UNSPECIFIED, any.port()).into()),
             _ => Err(error),
         })
-        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Connections that wait to be accepted. With the 128 of the standard library a burst makes callers wait for a second.
+const BACKLOG: u32 = 1024;
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the standard library does: connections that are still closing shall not keep the port from a new process.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
