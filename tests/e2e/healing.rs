@@ -55,6 +55,26 @@ use crate::{
 const OPT_OUT: (&str, &str) = ("acr-pull-injector.io/inject", "disabled");
 const IMAGE: &str = "contoso.azurecr.io/app:v1";
 
+pub async fn a_read_corrects_what_is_remembered_of_a_namespace(world: Arc<World>) -> Result<(), Error> {
+    let (opted_out, made_anew) = (world.namespace(&[OPT_OUT]).await?, world.namespace(&[OPT_OUT]).await?);
+    let namespaces = Arc::new(KubernetesNamespaces::new(world.client.clone()));
+    let (follower, synced) = (namespaces.clone(), Readiness::new().gate("namespaces"));
+    let following = tokio::spawn(follower.follow(world.client.clone(), synced.clone(), CancellationToken::new()));
+    synced.opened().await;
+    following.abort(); // As a watch whose connection died.
+    let api: Api<Namespace> = Api::all(world.client.clone());
+    opt_in(&world, &opted_out).await?;
+    api.delete(&made_anew, &kube::api::DeleteParams::default()).await?;
+    eventually("the namespace to go", || async { Ok(api.get_opt(&made_anew).await?.is_none().then_some(())) }).await?;
+    world.named_namespace(&made_anew, &[]).await?;
+    for name in [opted_out, made_anew] {
+        let remembered = || Some(namespaces.cached(&name)?.labels.len());
+        let labels = [remembered(), namespaces.read(&name).await?.map(|it| it.labels.len()), remembered()];
+        expect_equal("labels known before, read, and known after", labels, [Some(2), Some(1), Some(1)])?;
+    }
+    Ok(())
+}
+
 pub async fn a_complaint_of_a_kubelet_has_the_pull_secret_made(world: Arc<World>) -> Result<(), Error> {
     let (ours, other) = (world.namespace(&[]).await?, world.namespace(&[]).await?);
     let mut pods = Vec::new();

@@ -104,6 +104,7 @@ fn side_by_side() -> Vec<(&'static str, Case)> {
         life::a_wrong_secret_does_not_take_a_good_token_away,
         life::a_pull_secret_of_passwords_does_not_expire,
         life::a_clock_that_jumps_stops_nothing,
+        healing::a_read_corrects_what_is_remembered_of_a_namespace,
         healing::a_complaint_of_a_kubelet_has_the_pull_secret_made,
         healing::a_stuck_pod_is_told_so,
         healing::a_budget_protects_pods_that_run,
