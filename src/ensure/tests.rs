@@ -250,7 +250,8 @@ async fn once_a_write_is_taken_again_nothing_waits_out_its_pause() {
     lock(&case.store.silent).clear();
     let writes = case.store.writes();
     case.ensure("another", &[A]).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    // An attempt that began before waits for its answer for 15 s.
+    tokio::time::sleep(std::time::Duration::from_secs(22)).await;
     for name in ["first", "second"] {
         assert!(case.store.stored(name).is_some(), "{name} waits on");
     }
