@@ -109,6 +109,11 @@ impl<T: Clone> Renewed<T> {
         state.current.as_ref().is_none_or(|current| current.lifetime.renew_at <= now) && state.waiting(now).is_none()
     }
 
+    /// Does somebody fetch it right now?
+    pub fn is_being_fetched(&self) -> bool {
+        self.flight.try_lock().is_err()
+    }
+
     /// The value while it has not expired, however little is left of it.
     pub fn current(&self) -> Option<Fetched<T>> {
         let now = self.clock.now();

@@ -93,29 +93,23 @@ impl Credentials {
     /// Polls the files and renews tokens until `shutdown`, and raises the number in `announce` when pull secrets may have
     /// to be rewritten: a credential has changed, or a login server has a token that had none.
     pub async fn follow(self: Arc<Self>, announce: watch::Sender<u64>, shutdown: CancellationToken) {
+        let announce = || announce.send_modify(|number| *number += 1);
         let poll = async {
             loop {
                 tokio::time::sleep(POLL_INTERVAL).await;
                 if self.reread().await {
-                    announce.send_modify(|number| *number += 1);
+                    announce();
                 }
             }
         };
-        let renew = async {
-            loop {
-                if self.renew_due().await {
-                    announce.send_modify(|number| *number += 1);
-                }
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-        };
+        let renew = self.cache.keep_renewed(POLL_INTERVAL, announce);
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = async { tokio::join!(poll, renew); } => {}
+            ((), ()) = async { tokio::join!(poll, renew) } => {}
         }
     }
 
-    /// Renews the tokens that are due. Tells whether a login server has a token now that had none.
+    /// Renews the tokens that are due, once. Tells whether a login server has a token now that had none.
     pub async fn renew_due(&self) -> bool {
         self.cache.renew_due().await
     }

@@ -1,6 +1,8 @@
 //! The one cache of registry tokens, shared by all namespaces: one token per identity and login server, renewed in the
 //! background at half of its life.
 
+mod renewal;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
@@ -11,7 +13,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
 use super::{
@@ -33,9 +34,6 @@ use crate::{
     spans,
 };
 
-/// A token of a login server that is no exact host of a rule, and that nobody asked for during this time, is not renewed
-/// any more.
-const UNUSED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// A login server without a token is asked about in the background for this long after somebody asked in vain: longer than
 /// whoever needs it waits before it asks again.
 const WANTED_FOR: Duration = Duration::from_secs(15 * 60);
@@ -43,8 +41,6 @@ const WANTED_FOR: Duration = Duration::from_secs(15 * 60);
 const MAX_HOSTS: usize = 2_000;
 /// When a login server is asked about again that had no place in the budget for unknown ones.
 const UNKNOWN_ASKED_AGAIN: Duration = Duration::from_secs(5);
-/// Renewals that run at the same time.
-const AT_ONCE: usize = 8;
 /// A token of Entra lives an hour or more; one that is nearly over is of no use to anybody.
 const SHORTEST_ENTRA_LIFE: Duration = Duration::from_secs(30);
 
@@ -151,22 +147,6 @@ impl TokenCache {
             self.entry(registry, identity, host).warm.store(true, Ordering::Relaxed);
         }
         self.report_expiry();
-    }
-
-    /// Renews what is due. Tells whether a login server has a token now that had none.
-    pub async fn renew_due(&self) -> bool {
-        self.forget_unused();
-        let now = self.clock.now();
-        let may_be_asked = |entry: &Entry| entry.is_sure() || self.strangers.may_be_asked_again(now);
-        let due = |entry: &&Arc<Entry>| entry.is_due(now) && may_be_asked(entry);
-        let due: Vec<_> = self.kept().hosts.values().filter(due).cloned().collect();
-        let healed = futures_util::stream::iter(due)
-            .map(|entry| async move { entry.token.renew(|| self.fetch(&entry)).await })
-            .buffer_unordered(AT_ONCE)
-            .fold(false, |healed, now| async move { healed | now })
-            .await;
-        self.report_expiry();
-        healed
     }
 
     /// Ends the back-off of everything that waits for this identity: its proof has been renewed.
@@ -285,20 +265,6 @@ impl TokenCache {
         credential.lifetime.is_some_and(|lifetime| lifetime.expires_at > now).then(|| credential.clone())
     }
 
-    fn forget_unused(&self) {
-        let oldest = before(self.clock.now(), UNUSED_AFTER);
-        let mut kept = self.kept();
-        let unused: Vec<_> = kept
-            .hosts
-            .iter()
-            .filter(|(_, entry)| !entry.is_warm() && !entry.is_used_since(oldest))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in unused {
-            kept.forget(&key);
-        }
-    }
-
     /// States for each rule when the first of its tokens expires.
     fn report_expiry(&self) {
         let kept = self.kept();
@@ -341,7 +307,7 @@ impl Entry {
     /// A host without a token that nobody asks for any more is left to whoever asks again.
     fn is_due(&self, now: Timestamp) -> bool {
         let is_needed = self.is_warm() || self.token.current().is_some() || self.is_used_since(before(now, WANTED_FOR));
-        is_needed && self.token.is_due()
+        is_needed && self.token.is_due() && !self.token.is_being_fetched()
     }
 
     /// A rule names it, or it gave a token: it is not made up.

@@ -1,5 +1,7 @@
 //! One shared cache, renewed by expiry.
 
+use std::time::Duration;
+
 use fake_azure::Fault;
 
 use crate::world::{START, World};
@@ -74,7 +76,7 @@ async fn a_day_takes_sixteen_exchanges_however_many_ask() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_hundred_callers_cost_one_exchange() {
     let world = World::start().await;
-    world.fake.registry("contoso").fail_next(Fault::Delay(std::time::Duration::from_millis(200)));
+    world.fake.registry("contoso").fail_next(Fault::Delay(Duration::from_millis(200)));
     let credentials = world.credentials().await;
     let world = std::sync::Arc::new(world);
     let mut callers = tokio::task::JoinSet::new();
@@ -100,6 +102,37 @@ async fn two_hundred_callers_share_one_failure() {
     let results = futures_util::future::join_all(callers).await;
     assert!(results.iter().all(Result::is_err));
     assert_eq!(world.fake.registry("contoso").exchanges(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_hangs_holds_up_no_other() {
+    let world = World::start().await;
+    let hosts: Vec<_> = ["contoso", "fabrikam"].map(|name| world.fake.login_server(name)).into();
+    let (hangs, fails) = (world.fake.registry("contoso"), world.fake.registry("fabrikam"));
+    fails.grant(crate::world::CLIENT).fail_next(Fault::json(500, ""));
+    hangs.fail_always(Some(Fault::Hang));
+    let credentials = world.credentials_of(&world.configuration_of(&hosts, &world.secret_credential())).await;
+    let (announce, announced) = tokio::sync::watch::channel(0);
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let following = tokio::spawn(credentials.clone().follow(announce, shutdown.clone()));
+    let both_were_asked = async {
+        while hangs.exchanges() == 0 || fails.exchanges() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), both_were_asked).await.unwrap();
+    let its_back_off_ends = async {
+        while !announced.has_changed().unwrap() {
+            world.advance(1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // A request that hangs is given up after 8 s.
+    tokio::time::timeout(Duration::from_secs(6), its_back_off_ends).await.expect("no token for 6 s");
+    assert_eq!((hangs.exchanges(), fails.exchanges()), (1, 2));
+    world.credential_for(&credentials, &hosts[1]).await.unwrap();
+    shutdown.cancel();
+    following.await.unwrap();
 }
 
 #[tokio::test]
