@@ -12,7 +12,7 @@ FROM toolchain AS manifests
 COPY . /build
 RUN echo 'fn main() {}' > /tmp/empty.rs \
     && find . -regextype posix-extended -type f ! -name Cargo.toml ! -name Cargo.lock \
-      ! -regex '.*/(src/(lib|main)|(tests|benches|examples)/([^/]+|[^/]+/main))[.]rs' -delete \
+      ! -regex '.*/(src/(lib|main)|src/domain/lib|(tests|benches|examples)/([^/]+|[^/]+/(lib|main)))[.]rs' -delete \
     && find . -type f -name '*.rs' -exec cp /tmp/empty.rs {} ';' \
     && find . -type d -empty -delete
 

@@ -22,7 +22,6 @@ pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod credentials;
-pub mod domain;
 pub mod ensure;
 pub mod events;
 pub mod heal;
@@ -40,3 +39,6 @@ pub mod telemetry;
 mod under_way;
 pub mod watch_cache;
 pub mod watching;
+
+#[doc(inline)]
+pub use domain;

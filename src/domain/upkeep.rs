@@ -87,7 +87,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::domain::{
+    use crate::{
         decision::Limits,
         image::LoginServerRule,
         pull_secret::Lifetime,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{
+use crate::{
     image::LoginServerRule,
     registry::{HostPattern, NamespaceSelector, RegistryRule},
     review,

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::review;
+use crate::review;
 
 fn name() -> PullSecretName {
     "acr-pull-secret".parse().unwrap()

@@ -9,7 +9,7 @@ use super::{
     DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, Lifetime, MANAGED_BY_LABEL, MANAGER, PullSecret,
     RENEW_AT_ANNOTATION, SOURCE_HASH_ANNOTATION,
 };
-use crate::domain::image::LoginServer;
+use crate::image::LoginServer;
 
 /// What is known of a stored pull secret from its metadata alone.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::{
+use crate::{
     image::LoginServerRule,
     registry::{HostPattern, NamespaceSelector, RegistryRule, RegistryRules},
     review::{MIRROR_ANNOTATION, OPT_OUT_LABEL},
