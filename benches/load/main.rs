@@ -18,7 +18,6 @@
     reason = "counts and times are far below the limits of f64"
 )]
 
-mod axum_handler;
 #[path = "../measuring/client.rs"]
 mod client;
 #[path = "../measuring/latencies.rs"]

@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum_handler::Decode;
+
 use crate::{
-    axum_handler::{self, Decode},
     client::Endpoint,
     machine::Cores,
     process::{Memory, Process},

@@ -1,7 +1,8 @@
 //! The measure for the webhook: axum over TLS that decodes a review as a plain handler would and gives a constant answer,
 //! and does nothing else.
 //!
-//! It runs as a process of its own: this bench program, called with [`COMMAND`] as its first argument.
+//! It runs as a process of its own: the bench program, called with [`COMMAND`] as its first argument. A crate of its own, so
+//! that it is compiled for speed throughout.
 
 use std::{collections::BTreeMap, hint::black_box, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -21,7 +22,11 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// Why it could not serve.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// As large a body as the webhook takes, in bytes.
+const BODY_LIMIT: usize = 8 * 1024 * 1024;
 
 /// The first argument that makes the bench program this server.
 pub const COMMAND: &str = "axum-handler";
@@ -66,7 +71,7 @@ async fn serve(arguments: Arguments) -> Result<(), Error> {
     let router = Router::new()
         .route("/mutate", post(mutate))
         .with_state((arguments.decode, answer))
-        .layer(DefaultBodyLimit::max(acr_pull_injector::server::BODY_LIMIT));
+        .layer(DefaultBodyLimit::max(BODY_LIMIT));
     let listener = TcpListener::bind(arguments.address).await?;
     // On a worker thread, as in the webhook: on a shared core, two threads get more time than one.
     Ok(tokio::spawn(accept(listener, Arc::new(tls).into(), router)).await??)
