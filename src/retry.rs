@@ -23,8 +23,15 @@ use crate::{
 /// Namespaces whose pull secret is wanted and not yet right. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct RetryQueue {
-    pending: Arc<Mutex<HashMap<String, Pending>>>,
+    waiting: Arc<Mutex<Waiting>>,
     changed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    namespaces: HashMap<String, Pending>,
+    /// The login servers of all of them.
+    login_servers: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +58,9 @@ enum Next {
 
 /// Reviews can be sent by anybody who reaches the port, so what they leave behind is bounded.
 const MAX_PENDING: usize = 20_000;
+/// Login servers of all namespaces together, but for the first few of each.
+const MAX_LOGIN_SERVERS_PENDING: usize = 100_000;
+const FIRST_LOGIN_SERVERS: usize = 4;
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
@@ -68,17 +78,17 @@ impl RetryQueue {
             return;
         }
         {
-            let mut pending = self.pending();
-            if let Some(known) = pending.get_mut(namespace) {
-                return known.add(login_servers);
+            let mut waiting = self.waiting();
+            if waiting.namespaces.contains_key(namespace) {
+                return waiting.add(namespace, login_servers);
             }
-            if pending.len() >= MAX_PENDING {
+            if waiting.namespaces.len() >= MAX_PENDING {
                 tracing::warn!(namespace, "too many pull secrets are waiting, this one waits for its next pod");
                 return;
             }
-            let mut new = Pending { login_servers: BTreeSet::new(), failures: 0, told: None, next: Next::after(0) };
-            new.add(login_servers);
-            pending.insert(namespace.to_owned(), new);
+            let new = Pending { login_servers: BTreeSet::new(), failures: 0, told: None, next: Next::after(0) };
+            waiting.namespaces.insert(namespace.to_owned(), new);
+            waiting.add(namespace, login_servers);
         }
         self.changed.notify_one();
     }
@@ -86,7 +96,7 @@ impl RetryQueue {
     /// Makes everything due now: something changed that may have been the obstacle.
     pub fn hurry(&self) {
         let now = Instant::now();
-        for pending in self.pending().values_mut() {
+        for pending in self.waiting().namespaces.values_mut() {
             pending.next = match pending.next {
                 Next::At(_) => Next::At(now),
                 Next::UnderWay { .. } => Next::UnderWay { changed: true },
@@ -98,7 +108,7 @@ impl RetryQueue {
     /// Makes everything due that waits, so many in a second: the API server takes again what it would not take.
     fn hurry_in_turn(&self, in_a_second: u16) {
         let mut due = Instant::now();
-        for pending in self.pending().values_mut() {
+        for pending in self.waiting().namespaces.values_mut() {
             match &mut pending.next {
                 Next::At(at) if *at > due => {
                     *at = due;
@@ -155,16 +165,19 @@ impl RetryQueue {
     /// Begins the attempt that has been due longest, and gives what it is about.
     fn begin_due(&self) -> Option<(String, BTreeSet<LoginServer>)> {
         let now = Instant::now();
-        let mut pending = self.pending();
-        let due = pending.iter_mut().filter_map(|(namespace, pending)| Some((pending.next.due()?, namespace, pending)));
+        let mut waiting = self.waiting();
+        let Waiting { namespaces, login_servers } = &mut *waiting;
+        let due =
+            namespaces.iter_mut().filter_map(|(namespace, pending)| Some((pending.next.due()?, namespace, pending)));
         let (_, namespace, first) = due.filter(|(due, ..)| *due <= now).min_by_key(|(due, ..)| *due)?;
         first.next = Next::UnderWay { changed: false };
+        *login_servers -= first.login_servers.len();
         Some((namespace.clone(), std::mem::take(&mut first.login_servers)))
     }
 
     /// Warns once for each namespace and kind of failure; a registry that is away for a night says the same at every attempt.
     fn tell(&self, namespace: &str, Failure { kind, reason, .. }: &Failure) {
-        let told = self.pending().get_mut(namespace).and_then(|known| known.told.replace(kind));
+        let told = self.waiting().namespaces.get_mut(namespace).and_then(|known| known.told.replace(kind));
         if told == Some(kind) {
             tracing::debug!(namespace, reason, "the pull secret still could not be made right");
         } else {
@@ -179,16 +192,17 @@ impl RetryQueue {
     /// Ends an attempt. What is left to do is tried again later; without anything the namespace is forgotten, unless it was
     /// asked for since the attempt began.
     fn end(&self, namespace: &str, left: BTreeSet<LoginServer>) {
-        let mut pending = self.pending();
-        let Some(known) = pending.get_mut(namespace) else { return };
-        if !left.is_empty() {
+        let mut waiting = self.waiting();
+        let is_left = !left.is_empty();
+        waiting.add(namespace, left);
+        let Some(known) = waiting.namespaces.get_mut(namespace) else { return };
+        if is_left {
             known.failures = known.failures.saturating_add(1);
-            known.add(left);
         } else if !known.login_servers.is_empty() {
             known.failures = 0;
             known.told = None;
         } else {
-            pending.remove(namespace);
+            waiting.namespaces.remove(namespace);
             return;
         }
         known.next = match known.next {
@@ -198,21 +212,25 @@ impl RetryQueue {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.pending().values().filter_map(|pending| pending.next.due()).min()
+        self.waiting().namespaces.values().filter_map(|pending| pending.next.due()).min()
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<String, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pending {
-    fn add(&mut self, login_servers: BTreeSet<LoginServer>) {
+impl Waiting {
+    /// Adds to a namespace that waits what there is room for.
+    fn add(&mut self, namespace: &str, login_servers: BTreeSet<LoginServer>) {
+        let Some(pending) = self.namespaces.get_mut(namespace) else { return };
         for login_server in login_servers {
-            if self.login_servers.len() >= MAX_LOGIN_SERVERS {
+            let most =
+                if self.login_servers < MAX_LOGIN_SERVERS_PENDING { MAX_LOGIN_SERVERS } else { FIRST_LOGIN_SERVERS };
+            if pending.login_servers.len() >= most {
                 return;
             }
-            self.login_servers.insert(login_server);
+            self.login_servers += usize::from(pending.login_servers.insert(login_server));
         }
     }
 }
@@ -280,7 +298,7 @@ fn delay_limit(failures: u32) -> Duration {
 impl RetryQueue {
     /// Is nothing left to do?
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending().is_empty()
+        self.waiting().namespaces.is_empty()
     }
 }
 

@@ -66,7 +66,7 @@ async fn the_queue_is_bounded() {
     for number in 0..MAX_PENDING + 5 {
         queue.push(&format!("namespace-{number}"), contoso());
     }
-    assert_eq!(queue.pending.lock().unwrap().len(), MAX_PENDING);
+    assert_eq!(queue.waiting().namespaces.len(), MAX_PENDING);
 }
 
 #[tokio::test]
@@ -79,10 +79,38 @@ async fn what_waits_for_one_namespace_is_bounded() {
     queue.push("team-a", login_servers(0..100));
     queue.push("team-a", login_servers(50..110));
     queue.push("team-b", login_servers(0..1000));
-    let count = |namespace: &str| queue.pending.lock().unwrap()[namespace].login_servers.len();
+    let count = |namespace: &str| queue.waiting().namespaces[namespace].login_servers.len();
     assert_eq!(count("team-a"), 110, "one that is known already takes no room");
     queue.push("team-a", login_servers(0..1000));
     assert_eq!([count("team-a"), count("team-b")], [MAX_LOGIN_SERVERS; 2]);
+}
+
+#[tokio::test]
+async fn what_waits_for_all_namespaces_is_bounded_and_each_has_a_share() {
+    let rule = crate::domain::image::LoginServerRule::default();
+    let many: BTreeSet<_> = (0..200).map(|number| rule.parse(&format!("madeup{number}.azurecr.io")).unwrap()).collect();
+    let queue = RetryQueue::new();
+    let names: Vec<_> = (0..1_000).map(|number| format!("namespace-{number}")).collect();
+    names.iter().for_each(|name| queue.push(name, many.clone()));
+    queue.push("team-a", contoso());
+    // Panics unless the running count is right.
+    let counted = || {
+        let waiting = queue.waiting();
+        let counted: usize = waiting.namespaces.values().map(|pending| pending.login_servers.len()).sum();
+        assert_eq!(waiting.login_servers, counted);
+        counted
+    };
+    let most = MAX_LOGIN_SERVERS_PENDING + MAX_LOGIN_SERVERS + FIRST_LOGIN_SERVERS * names.len();
+    assert!((MAX_LOGIN_SERVERS_PENDING..most).contains(&counted()), "{}", counted());
+    assert_eq!(queue.waiting().namespaces["team-a"].login_servers, contoso(), "whoever names few has its place");
+    queue.hurry();
+    while let Some((namespace, login_servers)) = queue.begin_due() {
+        counted();
+        let is_done = login_servers.len() % 2 == 0;
+        queue.end(&namespace, if is_done { BTreeSet::new() } else { login_servers });
+    }
+    assert_eq!(counted(), 1);
+    assert_eq!(queue.waiting().namespaces.keys().collect::<Vec<_>>(), ["team-a"]);
 }
 
 #[tokio::test]
@@ -122,7 +150,7 @@ async fn pods_that_come_during_an_attempt_do_not_shorten_the_pause_after_it() {
     let (namespace, login_servers) = queue.begin_due().unwrap();
     assert_eq!(login_servers, of(&["fabrikam.azurecr.io"]));
     queue.end(&namespace, BTreeSet::new());
-    assert!(queue.pending().is_empty());
+    assert!(queue.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +160,7 @@ async fn what_a_recovery_makes_due_comes_in_turn() {
         queue.push(&format!("team-{number}"), contoso());
         queue.end(&format!("team-{number}"), contoso());
     }
-    for pending in queue.pending().values_mut() {
+    for pending in queue.waiting().namespaces.values_mut() {
         pending.next = Next::after(20);
     }
     queue.hurry_in_turn(50);
