@@ -91,7 +91,9 @@ async fn what_waits_for_all_namespaces_is_bounded_and_each_has_a_share() {
     let many: BTreeSet<_> = (0..200).map(|number| rule.parse(&format!("madeup{number}.azurecr.io")).unwrap()).collect();
     let queue = RetryQueue::new();
     let names: Vec<_> = (0..1_000).map(|number| format!("namespace-{number}")).collect();
-    names.iter().for_each(|name| queue.push(name, many.clone()));
+    for name in &names {
+        queue.push(name, many.clone());
+    }
     queue.push("team-a", contoso());
     // Panics unless the running count is right.
     let counted = || {
