@@ -6,7 +6,6 @@
 #[path = "../src"]
 mod source {
     pub mod config;
-    pub mod domain;
 
     pub mod credentials {
         pub mod azure_error;
@@ -14,4 +13,5 @@ mod source {
     }
 }
 
-pub use source::{config, credentials, domain};
+pub use domain;
+pub use source::{config, credentials};
