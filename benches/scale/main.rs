@@ -144,13 +144,17 @@ fn print(stages: &[Measured]) {
             memory(stage.memory_rewritten),
         ]);
         let rewrite = stage.rewrite.as_secs_f64();
+        let served_first = |percent| {
+            let latencies = stage.served_first.as_ref();
+            latencies.map_or_else(|| "none".to_owned(), |latencies| milliseconds(latencies.percentile(percent)))
+        };
         time.row([
             namespaces.clone(),
             format!("{:.0}", stage.start_to_ready.as_secs_f64() * 1000.0),
             format!("{rewrite:.1}"),
             format!("{:.0}", stage.namespaces as f64 / rewrite),
-            milliseconds(stage.served_first.percentile(50.0)),
-            milliseconds(stage.served_first.percentile(100.0)),
+            served_first(50.0),
+            served_first(100.0),
         ]);
         asked.row([
             namespaces,
