@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kube::{Client, api::PostParams, client::Body, core::Request};
 use serde_json::{Value, json};
 
-use crate::product::{Error, PULL_SECRET};
+use crate::product::{Error, installation::PULL_SECRET};
 
 /// Creates a pod in each of the namespaces, `clients` at a time, and checks that the webhook did its work, or did not.
 pub async fn create_all(

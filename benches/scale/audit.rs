@@ -10,7 +10,7 @@ use std::{
 use control_plane::ControlPlaneBuilder;
 use serde_json::{Value, json};
 
-use crate::product::{Error, PULL_SECRET, RELEASE};
+use crate::product::{Error, RELEASE, installation::PULL_SECRET};
 
 const PULL_SECRETS: &str = "pull secrets";
 

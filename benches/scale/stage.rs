@@ -23,7 +23,7 @@ use crate::{
     latencies::Latencies,
     metrics,
     process::{Memory, Process},
-    product::{CREDENTIAL, Error, PULL_SECRET, Product, RELEASE},
+    product::{CREDENTIAL, Error, Product, RELEASE, installation::PULL_SECRET},
 };
 
 /// The cluster as it grows.
