@@ -15,7 +15,7 @@ const AT_ONCE: usize = 8;
 
 impl TokenCache {
     /// Looks every `interval` for what is due and renews it, and calls `announce` whenever a login server has a token that
-    /// had none. A request that hangs takes one of a few places and holds up nothing else.
+    /// had none. A request that hangs takes one of eight places and holds up nothing else.
     pub async fn keep_renewed(&self, interval: Duration, announce: impl Fn()) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
