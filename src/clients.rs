@@ -5,7 +5,10 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use hyper::{Request, Response, StatusCode};
+use hyper::{
+    Request, Response, StatusCode,
+    header::{CONNECTION, HeaderValue},
+};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder},
@@ -24,7 +27,8 @@ pub struct Clients {
     /// Takes the first answer: for requests whose refusal is an answer, as that of an eviction is.
     pub single_attempt: Client,
     /// Takes the first answer, and lets no watch begin while another of the same objects has only just begun: kube's
-    /// `watcher` would begin one after the other, without a pause or a word, where each is empty.
+    /// `watcher` would begin one after the other, without a pause or a word, where each is empty. Each request has a
+    /// connection of its own: that of another may have died in the meantime, which takes a watch longer than a minute to see.
     pub watches: Client,
 }
 
@@ -61,7 +65,7 @@ enum WatchError {
 
 fn watches(config: Config) -> kube::Result<Client> {
     let mut begun: HashMap<String, Instant> = HashMap::new();
-    let paced = move |request: Request<Body>| {
+    let paced = move |mut request: Request<Body>| {
         let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
         if is_watch && begun.get(request.uri().path()).is_some_and(|at| at.elapsed() < AT_ONCE) {
             return Err(WatchError::EndedAtOnce);
@@ -69,6 +73,7 @@ fn watches(config: Config) -> kube::Result<Client> {
         if is_watch {
             begun.insert(request.uri().path().to_owned(), Instant::now());
         }
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         Ok(request)
     };
     Ok(ClientBuilder::try_from(config)?

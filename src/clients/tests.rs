@@ -166,6 +166,21 @@ async fn connections_that_died_cost_one_request() {
     .await;
 }
 
+/// A watch may be silent for so long that the next request on its connection would cost more than a minute.
+#[tokio::test]
+async fn connections_that_died_cost_no_watch() {
+    let server = Server::start(|_| answer(200, TEAM_A)).await;
+    let namespaces: Api<Namespace> = Api::all(server.clients().watches);
+    for read in join_all((0..8).map(|_| namespaces.get("team-a"))).await {
+        read.unwrap();
+    }
+    server.silences.send_replace(());
+    for _ in 0..8 {
+        let read = tokio::time::timeout(Duration::from_secs(5), namespaces.get("team-a")).await;
+        read.expect("it waits on a connection that is dead").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_kept_connection_has_the_full_time_for_its_next_request() {
     let server = Server::start(|_| answer(200, TEAM_A)).await;
