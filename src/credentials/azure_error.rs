@@ -184,6 +184,11 @@ impl AzureError {
         Self { kind, party: Box::new(party), status: None, entra_code: None, correlation_id: None, retry_after: None }
     }
 
+    /// Nobody answered, and it took all the time that there was to find that out.
+    pub fn is_silence(&self) -> bool {
+        matches!(self.kind, AzureErrorKind::Timeout | AzureErrorKind::Dns)
+    }
+
     /// The outcome of a refresh as a metric label, from a closed set.
     pub fn as_label(&self) -> &'static str {
         match self.kind {

@@ -125,6 +125,11 @@ impl<T: Clone> Renewed<T> {
         self.state().waiting(self.clock.now()).map(|failure| failure.retry_at)
     }
 
+    /// Did the last fetch end without an answer? The next one may hang as well.
+    pub fn may_hang(&self) -> bool {
+        self.state().failure.as_ref().is_some_and(|failure| failure.error.is_silence())
+    }
+
     /// Drops the value, so that the next request fetches one.
     pub fn forget(&self) {
         self.state().current = None;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use acr_pull_injector::config::Configuration;
 use fake_azure::Fault;
 
 use crate::world::{START, World};
@@ -131,6 +132,34 @@ async fn a_registry_that_hangs_holds_up_no_other() {
     tokio::time::timeout(Duration::from_secs(6), its_back_off_ends).await.expect("no token for 6 s");
     assert_eq!((hangs.exchanges(), fails.exchanges()), (1, 2));
     world.credential_for(&credentials, &hosts[1]).await.unwrap();
+    shutdown.cancel();
+    following.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_registries_that_hang_hold_up_no_other() {
+    let world = World::start().await;
+    let hanging: Vec<_> = (0..60).map(|number| format!("hangs{number}")).collect();
+    let mut hosts: Vec<_> = hanging.iter().map(|name| world.fake.login_server(name)).collect();
+    for name in &hanging {
+        world.fake.registry(name).fail_always(Some(Fault::Hang));
+    }
+    let credential = world.secret_credential();
+    let credentials = world.credentials_of(&world.configuration_of(&hosts, &credential)).await;
+    let asked = hosts.iter().map(|host| world.credential_for(&credentials, host));
+    assert!(futures_util::future::join_all(asked).await.iter().all(Result::is_err));
+
+    hosts.push(world.fake.login_server("fabrikam"));
+    world.fake.registry("fabrikam").grant(crate::world::CLIENT);
+    let configuration = Configuration::parse(&world.configuration_of(&hosts, &credential)).unwrap();
+    credentials.configure(&configuration).await;
+    world.advance(600);
+    let (announce, mut announced) = tokio::sync::watch::channel(0);
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let following = tokio::spawn(credentials.clone().follow(announce, shutdown.clone()));
+    // A request that hangs is given up after 8 s.
+    tokio::time::timeout(Duration::from_secs(6), announced.changed()).await.expect("no token for 6 s").unwrap();
+    world.credential_for(&credentials, &hosts[60]).await.unwrap();
     shutdown.cancel();
     following.await.unwrap();
 }

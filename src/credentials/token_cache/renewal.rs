@@ -12,26 +12,36 @@ use super::{Entry, TokenCache, before};
 const UNUSED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Renewals that run at the same time.
 const AT_ONCE: usize = 8;
+/// As many of them may be of parties that were silent last time.
+const SILENT_AT_ONCE: usize = 4;
 
 impl TokenCache {
     /// Looks every `interval` for what is due and renews it, and calls `announce` whenever a login server has a token that
-    /// had none. A request that hangs takes one of eight places and holds up nothing else.
+    /// had none. A request that hangs takes one of eight places and holds up nothing else; and those that are likely to hang
+    /// do not get all places.
     pub async fn keep_renewed(&self, interval: Duration, announce: impl Fn()) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut waiting, mut running) = (VecDeque::new(), FuturesUnordered::new());
+        let (mut waiting, mut running, mut silent) = (VecDeque::new(), FuturesUnordered::new(), 0);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
                     self.report_expiry();
                     waiting = self.due();
                 }
-                Some(healed) = running.next() => if healed { announce() },
+                Some((healed, may_hang)) = running.next() => {
+                    silent -= usize::from(may_hang);
+                    if healed {
+                        announce();
+                    }
+                }
             }
             while running.len() < AT_ONCE
-                && let Some(entry) = waiting.pop_front()
+                && let Some(entry) = next(&mut waiting, silent < SILENT_AT_ONCE)
             {
-                running.push(self.renew(entry));
+                let may_hang = entry.token.may_hang();
+                silent += usize::from(may_hang);
+                running.push(async move { (self.renew(entry).await, may_hang) });
             }
         }
     }
@@ -72,4 +82,9 @@ impl TokenCache {
             kept.forget(&key);
         }
     }
+}
+
+fn next(waiting: &mut VecDeque<Arc<Entry>>, may_hang: bool) -> Option<Arc<Entry>> {
+    let index = waiting.iter().position(|entry| may_hang || !entry.token.may_hang())?;
+    waiting.remove(index)
 }
