@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
 };
 
 use serde_json::Value;
@@ -17,6 +17,7 @@ pub(crate) struct Logged(Arc<Mutex<Vec<u8>>>);
 impl Logged {
     /// From now on, for as long as the guard lives.
     pub(crate) fn here() -> (Self, DefaultGuard) {
+        another_listens();
         let logged = Self::default();
         let writer = logged.clone();
         let filter = parse_filter("debug").unwrap();
@@ -29,6 +30,16 @@ impl Logged {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+}
+
+/// Has a subscriber that lasts, next to that of a test. Where there is a single one, tracing asks that of the thread which
+/// comes first to a line of code whether anybody is interested in it, for good: a thread of another test, which has none.
+pub(super) fn another_listens() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let another = SubscriberBuilder::default().with_max_level(tracing::Level::DEBUG).with_writer(io::sink);
+        tracing::subscriber::set_global_default(another.finish()).unwrap();
+    });
 }
 
 impl io::Write for Logged {

@@ -20,6 +20,7 @@ use crate::{
         WriteReason,
         tests::world::{A, B, Case, lock, namespace},
     },
+    telemetry::tests::another_listens,
 };
 
 /// A collector of OpenTelemetry: what it was sent, and as whom.
@@ -71,6 +72,7 @@ fn named<'a>(spans: &'a [ReceivedSpan], name: &str) -> (&'a ReceivedSpan, Option
 
 fn traces(endpoint: &CollectorEndpoint) -> (Traces, tracing::Dispatch) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    another_listens();
     let traces = Traces::to(endpoint).unwrap().unwrap();
     let dispatch = tracing::Dispatch::new(tracing_subscriber::registry().with(traces.layer()));
     (traces, dispatch)
