@@ -36,7 +36,8 @@ pub struct Clients {
 /// long a new one may take. After a network was cut, each dead connection costs one request at most, and those that nobody
 /// uses none.
 const SILENCE: Duration = Duration::from_secs(10);
-/// A watch that follows another sooner was begun without a pause. Shorter than each of [`watching::Pauses`].
+/// A watch that follows another sooner was begun without a pause. Shorter than each pause of
+/// [`watching::follow`].
 const AT_ONCE: Duration = Duration::from_millis(400);
 
 impl Clients {

@@ -11,14 +11,7 @@ use std::{
 
 use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{
-    Api, Resource,
-    core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{Event, watcher},
-    },
-};
+use kube::{Api, Resource, core::PartialObjectMeta, runtime::watcher::Event};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -162,8 +155,8 @@ impl<V> WatchCache<V> {
         remembered.extend(deleted.map(|(key, value)| (key, Deleted { value, at })));
     }
 
-    /// Follows `api` until `shutdown`, and opens `synced` when the first complete list is in. A watch that breaks is
-    /// resumed with back-off; what was known stays known meanwhile.
+    /// Follows `api` until `shutdown`, and opens `synced` when the first complete list is in. When the watch breaks, what was
+    /// known stays known until more is.
     pub async fn follow<K>(
         self,
         api: Api<PartialObjectMeta<K>>,
@@ -175,7 +168,7 @@ impl<V> WatchCache<V> {
         K: Resource<DynamicType = ()> + Clone + fmt::Debug + Send + Sync + 'static,
         PartialObjectMeta<K>: Resource<DynamicType = ()> + DeserializeOwned,
     {
-        let mut events = Box::pin(watcher(api, watching::configuration(fields)).backoff(watching::Pauses::default()));
+        let mut events = Box::pin(watching::follow(api, fields));
         let mut listed = HashMap::new();
         let mut broke_at: Option<tokio::time::Instant> = None;
         loop {

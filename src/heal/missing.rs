@@ -12,10 +12,7 @@ use std::{
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
-use kube::{
-    Api,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, runtime::watcher};
 use tokio::time::Instant;
 
 use super::{Healer, pods::Pods};
@@ -77,8 +74,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
     /// Hears the complaints that the API server still has (an hour's worth, by default), and then every new one, for ever.
     pub async fn follow(&self) {
         let old = self.healer.ensurer.clock.now() - OLD;
-        let watched = watcher::watcher(self.events.clone(), watching::configuration(Some(FIELDS.to_owned())))
-            .backoff(watching::Pauses::default());
+        let watched = watching::follow(self.events.clone(), Some(FIELDS.to_owned()));
         let complaints = watched.filter_map(|event| std::future::ready(self.complaint(event)));
         complaints
             .for_each_concurrent(AT_ONCE, async |complaint| {

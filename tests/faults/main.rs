@@ -15,6 +15,7 @@
 mod abuse;
 mod api_server;
 mod azure;
+mod backup;
 mod burst;
 mod certificate_files;
 mod certificates;
@@ -75,6 +76,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         api_server::etcd_gone_for_a_while_loses_nothing,
         api_server::a_minute_without_the_api_server_is_bridged_from_memory,
         api_server::what_happened_in_a_forgotten_history_is_found,
+        backup::what_happens_after_a_backup_was_restored_is_seen,
         election::whoever_holds_the_lease_is_not_believed_the_time,
         election::a_lead_that_cannot_be_renewed_is_kept_for_a_moment_and_not_announced,
         log::a_log_that_takes_nothing_holds_up_no_pod,

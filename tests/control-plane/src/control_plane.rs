@@ -165,6 +165,20 @@ impl ControlPlane {
         self.etcd.compact().await
     }
 
+    /// Keeps a copy of all data as they are now. etcd is away meanwhile.
+    pub async fn back_up(&self) -> Result<(), ControlPlaneError> {
+        self.etcd.back_up().await?;
+        self.start_api_server().await
+    }
+
+    /// Goes back to the data of the last [`ControlPlane::back_up`]. Resource versions go back too, and those that came after
+    /// it are given anew to other changes.
+    pub async fn restore_backup(&self) -> Result<(), ControlPlaneError> {
+        self.stop_api_server();
+        self.etcd.restore_backup().await?;
+        self.start_api_server().await
+    }
+
     pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
     }

@@ -1,6 +1,8 @@
 //! etcd's process and what can be asked of it without the API server.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use http::Uri;
 use kube::{Client, Config};
@@ -15,6 +17,7 @@ use super::start::wait;
 pub(super) struct Etcd {
     pub(super) process: Restartable,
     pub(super) client_port: u16,
+    pub(super) data: PathBuf,
 }
 
 impl Etcd {
@@ -41,6 +44,24 @@ impl Etcd {
         compacted.await.map(drop).map_err(|error| ControlPlaneError::Etcd(Box::new(error)))
     }
 
+    /// Copies the data, while etcd does not run.
+    pub(super) async fn back_up(&self) -> Result<(), ControlPlaneError> {
+        self.process.stop();
+        replace(&self.backup(), &self.data).map_err(ControlPlaneError::io("back up the data of etcd"))?;
+        self.start_again().await
+    }
+
+    /// Starts anew with the data of the last backup.
+    pub(super) async fn restore_backup(&self) -> Result<(), ControlPlaneError> {
+        self.process.stop();
+        replace(&self.data, &self.backup()).map_err(ControlPlaneError::io("restore the backup of etcd"))?;
+        self.start_again().await
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.data.with_extension("backup")
+    }
+
     async fn ask(&self, path: &str, question: Value) -> kube::Result<Value> {
         let address = format!("127.0.0.1:{}", self.client_port);
         let uri = Uri::builder().scheme("http").authority(address).path_and_query("/").build();
@@ -48,4 +69,23 @@ impl Etcd {
         let request = http::Request::post(path).body(question.to_string().into_bytes());
         client.request(request.map_err(kube::Error::HttpError)?).await
     }
+}
+
+/// Makes `target` the same tree as `source`.
+fn replace(target: &Path, source: &Path) -> io::Result<()> {
+    if target.exists() {
+        fs::remove_dir_all(target)?;
+    }
+    fs::create_dir_all(target)?;
+    for entry in fs::read_dir(source)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), target.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            replace(&to, &from)?;
+        } else {
+            fs::copy(from, to)?;
+        }
+    }
+    // etcd insists on it for its data.
+    fs::set_permissions(target, fs::metadata(source)?.permissions())
 }

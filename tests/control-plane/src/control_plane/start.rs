@@ -113,9 +113,10 @@ async fn try_etcd(
     client_port: u16,
     peer_port: u16,
 ) -> Result<Etcd, ControlPlaneError> {
-    let arguments = flags::etcd(&guardian.directory().join("etcd"), client_port, peer_port);
+    let data = guardian.directory().join("etcd");
+    let arguments = flags::etcd(&data, client_port, peer_port);
     let process = Restartable::start(guardian, ETCD, program.to_owned(), arguments)?;
-    let etcd = Etcd { process, client_port };
+    let etcd = Etcd { process, client_port, data };
     etcd.start_again().await?;
     Ok(etcd)
 }
