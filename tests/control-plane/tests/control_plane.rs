@@ -122,6 +122,27 @@ async fn etcd_comes_back_with_the_same_data() {
 }
 
 #[tokio::test]
+async fn a_backup_brings_back_what_there_was() {
+    let control_plane = ControlPlane::builder().start().await.unwrap();
+    let namespaces = Api::<Namespace>::all(control_plane.client());
+    let create = async |name: &str| {
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        let created = namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        created.metadata.resource_version.unwrap().parse::<u64>().unwrap()
+    };
+    create("kept").await;
+    control_plane.back_up().await.unwrap();
+    let mut before = 0;
+    for number in 0..50 {
+        before = create(&format!("undone-{number}")).await;
+    }
+    control_plane.restore_backup().await.unwrap();
+    assert!(namespaces.get("kept").await.is_ok());
+    assert!(namespaces.get_opt("undone-0").await.unwrap().is_none());
+    assert!(create("anew").await < before, "versions did not go back");
+}
+
+#[tokio::test]
 async fn a_watch_from_before_the_history_was_forgotten_is_refused() {
     let control_plane = ControlPlane::builder().start().await.unwrap();
     let namespaces = Api::<Namespace>::all(control_plane.client());
