@@ -33,7 +33,7 @@ use crate::{
     domain::{
         decision::Settings,
         image::LoginServer,
-        pull_secret::{Origin, PullSecret, StoredPullSecret, source_hash},
+        pull_secret::{CredentialSourceHash, Origin, PullSecret, StoredPullSecret, source_hash},
         registry::{Namespace, RegistryName},
         upkeep::{Upkeep, held, upkeep},
     },
@@ -158,7 +158,10 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             let _flight = self.flights.join(&namespace.name).await;
             match self.store.stored(&namespace.name) {
                 Some(stored) if stored.origin == Origin::Ours => {
-                    self.write(namespace, &BTreeMap::new(), reason).await?.lacks().map_or(Ok(()), Err)
+                    let assembly = self.write(namespace, &BTreeMap::new(), reason).await?;
+                    // A change of other credentials is done with; that this one can be read again is another.
+                    let is_done = reason == WriteReason::Change && !assembly.may_pass_unseen;
+                    assembly.lacks().filter(|_| !is_done).map_or(Ok(()), Err)
                 }
                 _ => Ok(()),
             }
@@ -187,19 +190,25 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         let outdated = self.store.all().into_iter().filter_map(|(name, stored)| {
             let namespace = namespaces.cached(&name).filter(|namespace| !namespace.terminating)?;
             let held = held(&stored, &namespace, &settings);
-            let sources: Option<Vec<_>> =
-                held.iter().map(|(host, registry)| Some((host, self.credentials.source(registry)?))).collect();
-            // A credential that cannot be read now is no reason to touch what works.
-            let expected = source_hash(sources?.iter().map(|(host, source)| (*host, source)));
-            (stored.origin == Origin::Ours && stored.source_hash.as_ref() != Some(&expected)).then_some(name)
+            (stored.origin == Origin::Ours && self.may_be_outdated(&stored, &held)).then_some(name)
         });
         let outdated: HashSet<_> = outdated.collect();
         if !outdated.is_empty() {
-            tracing::info!(pull_secrets = outdated.len(), "pull secrets are out of date and will be rewritten");
+            let pull_secrets = outdated.len();
+            tracing::info!(pull_secrets, "pull secrets are or may be out of date, those that are will be rewritten");
         }
         let mut known = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|name| self.store.stored(name).is_some());
         known.extend(outdated);
+    }
+
+    /// A credential that cannot be read now is no reason to touch what works, and none to leave the others out of date. What
+    /// its part of the pull secret was made from cannot be told by the hash of all, so a look at the content decides.
+    fn may_be_outdated(&self, stored: &StoredPullSecret, held: &BTreeMap<LoginServer, RegistryName>) -> bool {
+        let unknown = CredentialSourceHash::unknown();
+        let sources: Vec<_> = held.iter().map(|(host, registry)| (host, self.credentials.source(registry))).collect();
+        let expected = source_hash(sources.iter().map(|(host, source)| (*host, source.as_ref().unwrap_or(&unknown))));
+        sources.iter().any(|(_, source)| source.is_some()) && stored.source_hash.as_ref() != Some(&expected)
     }
 
     /// Notes that a pod asks for the pull secret of this namespace, which is then served first.
@@ -246,7 +255,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                     Some(error) => return Err(error),
                     None => self.delete(namespace, previous).await,
                 },
-                Some(previous) if previous.untouched && !previous.is_older_than(secret) => {
+                Some(previous) if previous.untouched && !previous.is_older_than(secret, assembly.content.as_ref()) => {
                     return Ok(self.finish(namespace, assembly));
                 }
                 Some(previous) => match self.update(namespace, secret, previous).await {
@@ -314,9 +323,10 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         Ok(())
     }
 
-    /// What lacks a credential stays out of date: what it was made from before is still in it.
+    /// What lacks a credential stays out of date: what it was made from before is still in it. One that cannot be read is not
+    /// asked for again and again.
     fn finish(&self, namespace: &Namespace, assembly: Assembly) -> Assembly {
-        if assembly.lacks().is_none() {
+        if !assembly.may_pass_unseen {
             self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
         }
         assembly

@@ -148,7 +148,7 @@ impl CredentialSourceHash {
     }
 
     /// Of a credential that was read from a pull secret: equal to none that is made now.
-    fn unknown() -> Self {
+    pub fn unknown() -> Self {
         Self(String::new())
     }
 }

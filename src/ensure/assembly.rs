@@ -16,6 +16,10 @@ use crate::{
 /// What a pull secret should hold.
 pub(super) struct Assembly {
     pub(super) secret: PullSecret,
+    /// What stands in the namespace, where that was looked at.
+    pub(super) content: Option<PullSecret>,
+    /// Something that is missing may be had later without a change that is seen: a token, or room for one more.
+    pub(super) may_pass_unseen: bool,
     /// The login servers that got no credential just now.
     missing: BTreeMap<LoginServer, Missing>,
     /// Those of them that keep the one from before, which is still good as far as we know.
@@ -66,14 +70,15 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         let too_many = || Missing::TooMany { namespace: namespace.name.clone() };
         let mut missing: BTreeMap<_, _> =
             left_out.iter().map(|(login_server, _)| ((*login_server).clone(), too_many())).collect();
+        let mut may_pass_unseen = !missing.is_empty();
         let mut kept = BTreeSet::new();
         let mut credentials = BTreeMap::new();
         let is_good = stored.is_some_and(|stored| !stored.is_expired(self.clock.now()));
         // At once, so that a login server that is away keeps none of the others waiting longer than itself.
         let answers = asked.iter().map(async |(login_server, registry)| {
-            (*login_server, self.credentials.credential(registry, login_server).await)
+            (*login_server, *registry, self.credentials.credential(registry, login_server).await)
         });
-        for (login_server, answer) in futures_util::future::join_all(answers).await {
+        for (login_server, registry, answer) in futures_util::future::join_all(answers).await {
             let error = match answer {
                 Ok(credential) => {
                     credentials.insert(login_server.clone(), credential);
@@ -82,6 +87,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                 Err(error) => error,
             };
             missing.insert(login_server.clone(), error.into());
+            may_pass_unseen |= self.credentials.source(registry).is_some();
             // What works today must not be taken away because its credential cannot be had just now.
             if held.contains_key(login_server) {
                 let found = self.content(namespace, &mut content).await?;
@@ -93,7 +99,8 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                 }
             }
         }
-        Ok(Assembly { secret: PullSecret::new(credentials), missing, kept })
+        let content = content.and_then(|Content(found)| found);
+        Ok(Assembly { secret: PullSecret::new(credentials), content, may_pass_unseen, missing, kept })
     }
 
     /// What stands in the namespace now, read once per assembly.

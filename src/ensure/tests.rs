@@ -1,3 +1,4 @@
+mod rotation;
 pub(crate) mod world;
 
 use tokio::sync::watch;

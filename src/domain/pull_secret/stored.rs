@@ -57,8 +57,8 @@ impl StoredPullSecret {
     }
 
     /// Is `secret` worth writing in its place: made from something else, or with newer tokens? What stands there already,
-    /// since no credential can be had, is not.
-    pub fn is_older_than(&self, secret: &PullSecret) -> bool {
+    /// since no credential can be had, is not. `content` is what was found there, if somebody looked.
+    pub fn is_older_than(&self, secret: &PullSecret, content: Option<&PullSecret>) -> bool {
         if secret.is_read_back() && secret.hosts().count() == self.hosts.len() {
             return false;
         }
@@ -66,7 +66,8 @@ impl StoredPullSecret {
             (Some(before), Some(now)) => before.renew_at < now.renew_at || before.expires_at < now.expires_at,
             (before, now) => before.is_none() && now.is_some(),
         };
-        is_newer || self.source_hash != Some(secret.source_hash())
+        let is_there = || content.is_some_and(|content| content.docker_config_json() == secret.docker_config_json());
+        is_newer || self.source_hash != Some(secret.source_hash()) && !is_there()
     }
 
     /// Has one of its credentials expired?

@@ -74,11 +74,12 @@ impl CredentialSource for Azure {
     }
 }
 
-/// Pull secrets in memory, and how many writes there were.
+/// Pull secrets in memory, and how many writes and reads there were.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) stored: Mutex<BTreeMap<String, (Arc<StoredPullSecret>, PullSecret)>>,
     pub(crate) writes: Mutex<usize>,
+    pub(crate) reads: Mutex<usize>,
     /// Namespaces whose writes get no answer.
     pub(crate) silent: Mutex<BTreeSet<String>>,
     /// Namespaces of which the API server says that they are going away.
@@ -133,6 +134,7 @@ impl PullSecretStore for Memory {
     }
 
     async fn read(&self, namespace: &str) -> Result<Option<ReadPullSecret>, StoreError> {
+        *lock(&self.reads) += 1;
         self.answer(namespace).await?;
         if lock(&self.lost).remove(namespace) {
             lock(&self.stored).remove(namespace);
