@@ -11,7 +11,7 @@ mod reason;
 mod requests;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -65,8 +65,9 @@ pub struct Ensurer<C, S> {
     flights: Flights,
     /// When a pod last asked for the pull secret of a namespace.
     demand: Mutex<HashMap<String, Timestamp>>,
-    /// Namespaces whose pull secret was made from something else than what is stored now.
-    outdated: Mutex<HashSet<String>>,
+    /// Namespaces whose pull secret was made from something else than what is stored now, with the hash of that. Once it is
+    /// another, somebody has made it anew.
+    outdated: Mutex<HashMap<String, Option<String>>>,
 }
 
 /// Keeps a pull secret far below the 1 MiB that a Secret may hold, whoever sends reviews: an entry takes up to 4 KB.
@@ -116,8 +117,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
 
     /// Whether the pull secret is known to hold what these login servers need, from memory alone.
     pub fn is_complete<'a>(&self, namespace: &str, mut login_servers: impl Iterator<Item = &'a LoginServer>) -> bool {
-        self.store.stored(namespace).is_some_and(|stored| stored.covers(&mut login_servers, self.clock.now()))
-            && !self.is_outdated(namespace)
+        self.store.stored(namespace).is_some_and(|stored| {
+            stored.covers(&mut login_servers, self.clock.now()) && !self.is_outdated(namespace, &stored)
+        })
     }
 
     /// Makes the pull secret hold a credential for each of `wanted`, next to what it holds already.
@@ -175,12 +177,12 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             Some(Upkeep::Withdraw) => Some(WriteReason::Withdrawal),
             Some(Upkeep::Repair) => Some(WriteReason::Repair),
             Some(Upkeep::Renew) => Some(WriteReason::Renewal),
-            None => self.is_outdated(&namespace.name).then_some(WriteReason::Change),
+            None => self.is_outdated(&namespace.name, stored).then_some(WriteReason::Change),
         }
     }
 
     /// Finds the pull secrets that were made from something else than what is stored now. Until they are rewritten, a pod
-    /// that needs one has it rewritten first.
+    /// that needs one has it rewritten first. What was found before counts no more.
     ///
     /// This is done when this replica has seen a change, a while after it, and at the start for changes that nobody saw, but
     /// never on a mere difference: another replica may have seen a new password before its file arrived here, and must not
@@ -190,16 +192,15 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         let outdated = self.store.all().into_iter().filter_map(|(name, stored)| {
             let namespace = namespaces.cached(&name).filter(|namespace| !namespace.terminating)?;
             let held = held(&stored, &namespace, &settings);
-            (stored.origin == Origin::Ours && self.may_be_outdated(&stored, &held)).then_some(name)
+            let is_outdated = stored.origin == Origin::Ours && self.may_be_outdated(&stored, &held);
+            is_outdated.then(|| (name, stored.source_hash.clone()))
         });
-        let outdated: HashSet<_> = outdated.collect();
+        let outdated: HashMap<_, _> = outdated.collect();
         if !outdated.is_empty() {
             let pull_secrets = outdated.len();
             tracing::info!(pull_secrets, "pull secrets are or may be out of date, those that are will be rewritten");
         }
-        let mut known = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|name| self.store.stored(name).is_some());
-        known.extend(outdated);
+        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = outdated;
     }
 
     /// A credential that cannot be read now is no reason to touch what works, and none to leave the others out of date. What
@@ -229,8 +230,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         self.demand.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).copied()
     }
 
-    fn is_outdated(&self, namespace: &str) -> bool {
-        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).contains(namespace)
+    fn is_outdated(&self, namespace: &str, stored: &StoredPullSecret) -> bool {
+        let outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        outdated.get(namespace).is_some_and(|found| *found == stored.source_hash)
     }
 
     async fn write(
@@ -326,8 +328,11 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     /// What lacks a credential stays out of date: what it was made from before is still in it. One that cannot be read is not
     /// asked for again and again.
     fn finish(&self, namespace: &Namespace, assembly: Assembly) -> Assembly {
-        if !assembly.may_pass_unseen {
-            self.outdated.lock().unwrap_or_else(PoisonError::into_inner).remove(&namespace.name);
+        let stored = self.store.stored(&namespace.name).filter(|_| assembly.may_pass_unseen);
+        let mut outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        match (outdated.get_mut(&namespace.name), stored) {
+            (Some(found), Some(stored)) => found.clone_from(&stored.source_hash),
+            _ => drop(outdated.remove(&namespace.name)),
         }
         assembly
     }

@@ -74,6 +74,19 @@ impl RetryQueue {
     /// Asks that the pull secret of `namespace` be made right for `login_servers`, a second from now. Where attempts failed
     /// already, that changes neither their number nor the time of the next one.
     pub fn push(&self, namespace: &str, login_servers: BTreeSet<LoginServer>) {
+        self.push_at(namespace, login_servers, Next::after(0));
+    }
+
+    /// Asks it for many namespaces from now on, for so many in a second.
+    pub fn push_in_turn(&self, wanted: impl IntoIterator<Item = (String, BTreeSet<LoginServer>)>, in_a_second: u16) {
+        let mut due = Instant::now();
+        for (namespace, login_servers) in wanted {
+            self.push_at(&namespace, login_servers, Next::At(due));
+            due += pause_between(in_a_second);
+        }
+    }
+
+    fn push_at(&self, namespace: &str, login_servers: BTreeSet<LoginServer>, next: Next) {
         if login_servers.is_empty() {
             return;
         }
@@ -86,7 +99,7 @@ impl RetryQueue {
                 tracing::warn!(namespace, "too many pull secrets are waiting, this one waits for its next pod");
                 return;
             }
-            let new = Pending { login_servers: BTreeSet::new(), failures: 0, told: None, next: Next::after(0) };
+            let new = Pending { login_servers: BTreeSet::new(), failures: 0, told: None, next };
             waiting.namespaces.insert(namespace.to_owned(), new);
             waiting.add(namespace, login_servers);
         }
@@ -112,7 +125,7 @@ impl RetryQueue {
             match &mut pending.next {
                 Next::At(at) if *at > due => {
                     *at = due;
-                    due += Duration::from_secs(1) / u32::from(in_a_second.max(1));
+                    due += pause_between(in_a_second);
                 }
                 Next::At(_) => {}
                 // It may have begun before.
@@ -283,6 +296,10 @@ async fn attempt<C: CredentialSource, S: PullSecretStore, N: NamespaceSource>(
         return Ok(());
     }
     Err(Failure { kind: error.as_label(), reason: error.to_string(), left: error.left(injection.granted.keys()) })
+}
+
+fn pause_between(in_a_second: u16) -> Duration {
+    Duration::from_secs(1) / u32::from(in_a_second.max(1))
 }
 
 /// Doubles from one second to five minutes, with half of it left to chance so that a burst does not come back as one.

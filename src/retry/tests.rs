@@ -174,3 +174,15 @@ async fn what_a_recovery_makes_due_comes_in_turn() {
     }
     assert_eq!(begun, [1, 50, 50, 50, 49]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_many_comes_in_turn() {
+    let queue = RetryQueue::new();
+    queue.push_in_turn((0..200).map(|number| (format!("team-{number}"), contoso())), 50);
+    let mut begun = Vec::new();
+    for _ in 0..5 {
+        begun.push(std::iter::from_fn(|| queue.begin_due()).count());
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(begun, [1, 50, 50, 50, 49]);
+}

@@ -69,7 +69,8 @@ enum Work {
 /// Doublings of the wait for a newer token, which is looked up in memory: half a minute.
 const MOST_IN_VAIN: u32 = 5;
 /// When to look once more after a change, last first. A replica whose files arrive later writes the old credential until
-/// then, over the new one too; the kubelet takes up to two minutes.
+/// then, over the new one too; the kubelet takes up to two minutes. What a replica finds at its last look, and nobody has
+/// rewritten, it rewrites itself.
 const LOOK_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(60)];
 
 /// When to look for pull secrets that are out of date, after the look that a change causes at once; last first.
@@ -122,6 +123,9 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
                 _ = ticks.tick() => {
                     if later_looks.is_due(Instant::now()) {
                         self.ensurer.find_outdated(self.namespaces.as_ref());
+                        if later_looks.are_over() && !*leader.borrow() {
+                            self.rewrite_overlooked();
+                        }
                     }
                     true
                 }
@@ -168,6 +172,19 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         if is_regranted {
             self.ensurer.find_outdated(self.namespaces.as_ref());
         }
+    }
+
+    /// Has rewritten what is still out of date at the last look although another replica leads. That one may have looked for
+    /// its last time before a replica whose files came late, perhaps this one, wrote the old credential. Should it still be
+    /// at work, then whoever comes second to a pull secret finds nothing to do.
+    fn rewrite_overlooked(&self) {
+        let settings = self.ensurer.settings.load_full();
+        let overlooked = self.ensurer.store.all().into_iter().filter_map(|(name, stored)| {
+            let namespace = self.namespaces.cached(&name)?;
+            let is_overlooked = self.ensurer.upkeep(&namespace, &stored) == Some(WriteReason::Change);
+            is_overlooked.then(|| (name, held(&stored, &namespace, &settings).into_keys().collect()))
+        });
+        self.retries.push_in_turn(overlooked, settings.limits.writes_per_second);
     }
 
     /// Does the most urgent of what is due, as much as may be begun within a second, until all of it is done. Nothing more
@@ -310,6 +327,10 @@ impl LaterLooks {
     /// Whether to look now; true once for each look.
     fn is_due(&mut self, now: Instant) -> bool {
         self.0.pop_if(|due| *due <= now).is_some()
+    }
+
+    fn are_over(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

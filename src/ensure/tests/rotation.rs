@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::*,
@@ -51,6 +52,7 @@ struct Replica {
     files: Arc<Files>,
     store: Arc<Memory>,
     ensurer: Arc<Ensurer<Files, Memory>>,
+    retries: RetryQueue,
     reconciler: Reconciler<Files, Memory, Namespaces>,
 }
 
@@ -65,8 +67,9 @@ impl Replica {
             files.put(registry, password);
         }
         let ensurer = Arc::new(Ensurer::new(files.clone(), store.clone(), settings, Arc::default(), Clock::system()));
-        let reconciler = Reconciler::new(ensurer.clone(), Arc::default(), RetryQueue::new());
-        Self { files, store: store.clone(), ensurer, reconciler }
+        let retries = RetryQueue::new();
+        let reconciler = Reconciler::new(ensurer.clone(), Arc::default(), retries.clone());
+        Self { files, store: store.clone(), ensurer, retries, reconciler }
     }
 
     /// As when a pod comes.
@@ -84,6 +87,14 @@ impl Replica {
     async fn work(&self) {
         let leads = watch::Sender::new(true);
         self.reconciler.tick(&leads.subscribe()).await;
+    }
+
+    /// All that goes on in one that does not lead, from a change that it sees now.
+    async fn follow(self, change: watch::Receiver<u64>) {
+        let (leader, shutdown) = (watch::Sender::new(false).subscribe(), CancellationToken::new());
+        let settings = self.ensurer.settings.clone();
+        let retrying = self.retries.run(self.ensurer, Arc::<Namespaces>::default(), settings, shutdown.clone());
+        tokio::join!(self.reconciler.run(leader, change, shutdown), retrying);
     }
 
     fn reason(&self, name: &str) -> Option<WriteReason> {
@@ -127,4 +138,56 @@ async fn a_credential_that_cannot_be_read_is_no_reason_to_write() {
         assert_eq!((store.writes(), *lock(&store.reads)), (before, looks), "one read tells that nothing is new");
         assert_eq!((replica.reason("team"), replica.reason("other")), (None, None), "it was looked at");
     }
+}
+
+/// Its node was cut off, say, and its files are minutes behind.
+#[tokio::test(start_paused = true)]
+async fn the_old_password_that_a_late_replica_wrote_does_not_stay() {
+    let store = Arc::<Memory>::default();
+    let first = [("contoso", "first"), ("fabrikam", "first")];
+    let (leader, late) = (Replica::new(&store, &first), Replica::new(&store, &first));
+    leader.serve("team", &[A]).await;
+    for registry in ["contoso", "fabrikam"] {
+        leader.files.put(registry, "second");
+    }
+    leader.look();
+    leader.work().await;
+    late.serve("team", &[A, B]).await;
+    late.serve("new", &[A]).await;
+    let passwords = || [store.password("team", A), store.password("team", B), store.password("new", A)];
+    assert_eq!(passwords(), ["first"; 3]);
+    for registry in ["contoso", "fabrikam"] {
+        late.files.put(registry, "second");
+    }
+    let (_announce, change) = watch::channel(0);
+    let mut following = tokio::spawn(late.follow(change));
+    let seconds = std::time::Duration::from_secs;
+    assert!(tokio::time::timeout(seconds(175), &mut following).await.is_err());
+    assert_eq!(passwords(), ["first"; 3], "one that leads comes first");
+    assert!(tokio::time::timeout(seconds(10), &mut following).await.is_err());
+    assert_eq!(passwords(), ["second"; 3]);
+    let writes = store.writes();
+    assert!(tokio::time::timeout(seconds(3600), &mut following).await.is_err());
+    assert_eq!(store.writes(), writes);
+    following.abort();
+}
+
+#[tokio::test]
+async fn what_another_replica_brought_up_to_date_is_out_of_date_no_more() {
+    let store = Arc::<Memory>::default();
+    let (leader, other) =
+        (Replica::new(&store, &[("contoso", "first")]), Replica::new(&store, &[("contoso", "first")]));
+    leader.serve("team", &[A]).await;
+    for replica in [&leader, &other] {
+        replica.files.put("contoso", "second");
+        replica.look();
+    }
+    leader.work().await;
+    assert_eq!(other.reason("team"), None);
+    // This time the other one is late.
+    leader.files.put("contoso", "third");
+    leader.look();
+    leader.work().await;
+    other.serve("team", &[A]).await;
+    assert_eq!(store.password("team", A), "third", "a pod brings no old password back");
 }
