@@ -184,9 +184,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     /// Finds the pull secrets that were made from something else than what is stored now. Until they are rewritten, a pod
     /// that needs one has it rewritten first. What was found before counts no more.
     ///
-    /// This is done when this replica has seen a change, a while after it, and at the start for changes that nobody saw, but
-    /// never on a mere difference: another replica may have seen a new password before its file arrived here, and must not
-    /// be undone.
+    /// This is done when this replica has seen a change, a while after it, at the start for changes that nobody saw, and when
+    /// a restored backup has undone what they led to, but never on a mere difference: another replica may have seen a new
+    /// password before its file arrived here, and must not be undone.
     pub fn find_outdated(&self, namespaces: &impl NamespaceSource) {
         let settings = self.settings.load_full();
         let outdated = self.store.all().into_iter().filter_map(|(name, stored)| {

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Resource, core::PartialObjectMeta, runtime::watcher::Event};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{lifecycle::Gate, recovery::Recovery, watching};
@@ -23,6 +24,8 @@ pub struct WatchCache<V> {
     deleted: Arc<Mutex<HashMap<String, Deleted<V>>>>,
     /// Is announced when a watch that broke goes on.
     pub recovery: Recovery,
+    /// Is raised when a list shows that somebody restored the past: what changed since is as it was before.
+    pub changes: watch::Sender<u64>,
 }
 
 struct Known<V> {
@@ -36,6 +39,8 @@ type Entries<V> = HashMap<String, Entry<V>>;
 struct Entry<V> {
     value: Arc<V>,
     version: Option<Version>,
+    /// The watch told of this version. What we wrote or read ourselves may be newer than a list that is under way.
+    is_told: bool,
 }
 
 /// A resource version. Those of one kind of objects are numbers that grow, which is stated since Kubernetes 1.35 (KEP-5504)
@@ -60,7 +65,12 @@ impl<V> WatchCache<V> {
     /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
-        Self { known: Arc::default(), deleted: Arc::default(), recovery: Recovery::default() }
+        Self {
+            known: Arc::default(),
+            deleted: Arc::default(),
+            recovery: Recovery::default(),
+            changes: watch::Sender::default(),
+        }
     }
 
     /// The value under `key`.
@@ -80,13 +90,13 @@ impl<V> WatchCache<V> {
     pub fn insert(&self, key: String, resource_version: &str, value: V) {
         let version = resource_version.parse().ok();
         let mut known = self.write();
-        let is_stale = match known.entries.get(&key) {
-            Some(entry) => is_older(version, entry.version),
+        let is_known = match known.entries.get(&key) {
+            Some(entry) => version.zip(entry.version).is_some_and(|(version, known)| version <= known),
             // Whatever the watch has told of is here, unless it was deleted since.
             None => version.is_some() && version <= known.watched,
         };
-        if !is_stale {
-            known.entries.insert(key, Entry { value: Arc::new(value), version });
+        if !is_known {
+            known.entries.insert(key, Entry { value: Arc::new(value), version, is_told: false });
         }
     }
 
@@ -109,7 +119,7 @@ impl<V> WatchCache<V> {
     }
 
     fn apply(&self, key: String, metadata: &ObjectMeta, value: V) {
-        let entry = Entry { value: Arc::new(value), version: version(metadata) };
+        let entry = Entry { value: Arc::new(value), version: version(metadata), is_told: true };
         let mut known = self.write();
         known.watched = known.watched.max(entry.version);
         if !known.entries.get(&key).is_some_and(|present| is_older(entry.version, present.version)) {
@@ -129,15 +139,25 @@ impl<V> WatchCache<V> {
         self.remember_deleted(removed.into_iter().map(|entry| (key.to_owned(), entry.value)));
     }
 
-    /// A list is right whatever was known before: versions begin anew when somebody restores the API server's data.
-    fn replace(&self, listed: Entries<V>) {
+    /// A list is right whatever was known before: versions begin anew when somebody restores the API server's data. Tells
+    /// whether that is so, since something has a version again that it had before.
+    fn replace(&self, listed: Entries<V>) -> bool {
         let watched = listed.values().filter_map(|entry| entry.version).max();
-        let before = {
+        let (before, is_past) = {
             let mut known = self.write();
-            let Known { entries: before, .. } = std::mem::replace(&mut *known, Known { entries: listed, watched });
-            before.into_iter().filter(|(key, _)| !known.entries.contains_key(key)).collect::<Vec<_>>()
+            let Known { entries: mut before, .. } = std::mem::replace(&mut *known, Known { entries: listed, watched });
+            let mut is_past = false;
+            before.retain(|key, before| match known.entries.get(key) {
+                Some(now) => {
+                    is_past |= before.is_told && is_older(now.version, before.version);
+                    false
+                }
+                None => true,
+            });
+            (before, is_past)
         };
         self.remember_deleted(before.into_iter().map(|(key, entry)| (key, entry.value)));
+        is_past
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known<V>> {
@@ -194,10 +214,14 @@ impl<V> WatchCache<V> {
                 Some(Ok(Event::InitApply(object))) => {
                     let version = version(&object.metadata);
                     let entry = entry(&object.metadata);
-                    listed.extend(entry.map(|(key, value)| (key, Entry { value: Arc::new(value), version })));
+                    let told = |value| Entry { value: Arc::new(value), version, is_told: true };
+                    listed.extend(entry.map(|(key, value)| (key, told(value))));
                 }
                 Some(Ok(Event::InitDone)) => {
-                    self.replace(std::mem::take(&mut listed));
+                    if self.replace(std::mem::take(&mut listed)) {
+                        tracing::warn!(kind = %K::kind(&()), "older versions are listed than were known, as when a backup was restored");
+                        self.changes.send_modify(|number| *number += 1);
+                    }
                     synced.open();
                 }
                 Some(Ok(Event::Apply(object))) => {
@@ -235,7 +259,12 @@ impl<V> Default for Known<V> {
 
 impl<V> Clone for WatchCache<V> {
     fn clone(&self) -> Self {
-        Self { known: self.known.clone(), deleted: self.deleted.clone(), recovery: self.recovery.clone() }
+        Self {
+            known: self.known.clone(),
+            deleted: self.deleted.clone(),
+            recovery: self.recovery.clone(),
+            changes: self.changes.clone(),
+        }
     }
 }
 
@@ -253,135 +282,4 @@ impl<V> fmt::Debug for WatchCache<V> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use axum::http::{Request, Response};
-    use k8s_openapi::api::core::v1::Secret;
-    use kube::{Client, client::Body};
-
-    use super::*;
-    use crate::lifecycle::Readiness;
-
-    /// An API server that has no Secret, and whose watches never say anything. The first so many lists or watches fail.
-    fn api_server(failing: &'static str, failures: usize) -> Client {
-        let failed = Arc::new(AtomicUsize::new(0));
-        Client::new(
-            tower::service_fn(move |request: Request<Body>| {
-                let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-                let kind = if is_watch { "watch" } else { "list" };
-                let fails = kind == failing && failed.fetch_add(1, Ordering::SeqCst) < failures;
-                async move {
-                    let (status, body) = match kind {
-                        _ if fails => (500, r#"{"kind": "Status", "status": "Failure", "code": 500}"#),
-                        "watch" => std::future::pending().await,
-                        _ => (
-                            200,
-                            r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
-                            "metadata": {"resourceVersion": "7"}, "items": []}"#,
-                        ),
-                    };
-                    let response = Response::builder().status(status).body(Body::from(body.as_bytes().to_vec()));
-                    Ok::<_, std::convert::Infallible>(response.unwrap())
-                }
-            }),
-            "default",
-        )
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_watch_that_goes_on_after_it_broke_is_announced() {
-        for (failing, failures, is_announced) in [("list", 2, true), ("watch", 2, true), ("nothing", 0, false)] {
-            let cache: WatchCache<()> = WatchCache::new();
-            let mut announcements = cache.recovery.listen();
-            let api: Api<PartialObjectMeta<Secret>> = Api::all(api_server(failing, failures));
-            let synced = Readiness::new().gate("secrets");
-            let following = cache.follow(api, None, |_| None, synced, CancellationToken::new());
-            let announced = tokio::select! {
-                () = following => panic!("{failing}: the watch ended"),
-                announced = tokio::time::timeout(Duration::from_secs(40), announcements.next()) => announced.is_ok(),
-            };
-            assert_eq!(announced, is_announced, "{failing}");
-        }
-    }
-
-    fn metadata(resource_version: &str) -> ObjectMeta {
-        ObjectMeta { resource_version: Some(resource_version.to_owned()), ..ObjectMeta::default() }
-    }
-
-    fn key() -> String {
-        "team-a".to_owned()
-    }
-
-    fn value(cache: &WatchCache<&'static str>) -> Option<&'static str> {
-        cache.get("team-a").map(|value| *value)
-    }
-
-    #[test]
-    fn what_we_wrote_takes_no_place_from_what_the_watch_told_since() {
-        let cache = WatchCache::new();
-        cache.insert(key(), "5", "written");
-        assert_eq!(value(&cache), Some("written"));
-        cache.apply(key(), &metadata("9"), "watched");
-        cache.insert(key(), "5", "written");
-        assert_eq!(value(&cache), Some("watched"), "older than what is known");
-        cache.insert(key(), "10", "written again");
-        assert_eq!(value(&cache), Some("written again"), "9 is less than 10");
-
-        cache.delete("team-a", &metadata("11"));
-        assert_eq!(value(&cache), None);
-        cache.insert(key(), "10", "written again");
-        assert_eq!(value(&cache), None, "its end was heard of before its answer was looked at");
-        cache.insert(key(), "12", "made anew");
-        assert_eq!(value(&cache), Some("made anew"));
-    }
-
-    #[test]
-    fn a_watch_that_is_behind_takes_nothing_back() {
-        let cache = WatchCache::new();
-        cache.apply(key(), &metadata("5"), "old");
-        cache.insert(key(), "20", "read");
-        cache.apply(key(), &metadata("8"), "terminating");
-        assert_eq!(value(&cache), Some("read"));
-        cache.delete("team-a", &metadata("9"));
-        assert_eq!(value(&cache), Some("read"), "another one was deleted, under the same name");
-        assert!(cache.take_deleted().is_empty());
-        cache.delete("team-a", &metadata("21"));
-        assert_eq!((value(&cache), cache.take_deleted().len()), (None, 1));
-    }
-
-    #[test]
-    fn what_a_read_did_not_find_was_deleted_by_somebody_else() {
-        let cache = WatchCache::new();
-        cache.apply(key(), &metadata("5"), "ours");
-        cache.lose("team-a");
-        cache.delete("team-a", &metadata("6"));
-        assert_eq!((value(&cache), cache.take_deleted().len()), (None, 1));
-        cache.insert(key(), "7", "made anew");
-        cache.remove("team-a");
-        cache.delete("team-a", &metadata("8"));
-        assert!(cache.take_deleted().is_empty(), "we deleted it ourselves");
-    }
-
-    #[test]
-    fn a_list_is_right_whatever_was_known() {
-        let cache = WatchCache::new();
-        cache.apply(key(), &metadata("1000"), "before");
-        let listed = Entry { value: Arc::new("restored from a backup"), version: Some(7) };
-        cache.replace([(key(), listed)].into());
-        assert_eq!(value(&cache), Some("restored from a backup"));
-        cache.insert("team-b".to_owned(), "8", "written");
-        assert!(cache.get("team-b").is_some());
-    }
-
-    #[test]
-    fn versions_that_are_no_numbers_are_taken() {
-        let cache = WatchCache::new();
-        cache.apply(key(), &metadata("b"), "first");
-        cache.insert(key(), "a", "second");
-        assert_eq!(value(&cache), Some("second"));
-        cache.delete("team-a", &metadata("c"));
-        cache.insert(key(), "a", "third");
-        assert_eq!(value(&cache), Some("third"));
-    }
-}
+mod tests;

@@ -98,7 +98,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
     }
 
     /// Works until `shutdown`, and writes while `leader` says so. `changes` announces that a credential or the
-    /// configuration has changed.
+    /// configuration has changed, or that pull secrets are as they were in the past.
     pub async fn run(
         self,
         leader: watch::Receiver<bool>,

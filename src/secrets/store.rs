@@ -15,6 +15,7 @@ use kube::{
     core::PartialObjectMeta,
 };
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -48,6 +49,13 @@ impl KubernetesPullSecrets {
     pub fn new(client: Client, settings: Arc<ArcSwap<Settings>>) -> Self {
         let name = settings.load().pull_secret_name.clone();
         Self { client, name, settings, cache: WatchCache::new() }
+    }
+
+    /// The same, and it raises the number in `changes` when somebody restored the past.
+    #[must_use]
+    pub fn with_changes(mut self, changes: watch::Sender<u64>) -> Self {
+        self.cache.changes = changes;
+        self
     }
 
     /// Keeps the cache current by `watches` until `shutdown`. The field selector is what RBAC checks the name against.

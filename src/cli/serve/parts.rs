@@ -107,7 +107,8 @@ pub(super) async fn start_parts(
     let namespaces_synced = readiness.gate("namespaces");
     let following = namespaces.clone().follow(clients.watches.clone(), namespaces_synced.clone(), stopping.clone());
     lifecycle.spawn("namespaces", following);
-    let pull_secrets = Arc::new(KubernetesPullSecrets::new(clients.patient.clone(), settings.clone()));
+    let pull_secrets = KubernetesPullSecrets::new(clients.patient.clone(), settings.clone());
+    let pull_secrets = Arc::new(pull_secrets.with_changes(announce.clone()));
     let pull_secrets_synced = readiness.gate("pull secrets");
     let following = pull_secrets.clone().follow(clients.watches.clone(), pull_secrets_synced.clone(), stopping.clone());
     lifecycle.spawn("pull secrets", following);
