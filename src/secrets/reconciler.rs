@@ -4,8 +4,10 @@
 //! begun within a second is bounded, and the most urgent comes first; what is left comes with the next second. A write that
 //! gets no answer holds up no other namespace.
 
+mod fights;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,6 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::fights::Fights;
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
     domain::{
@@ -41,6 +44,7 @@ pub struct Reconciler<C, S, N> {
     /// What was deleted and is still to be restored.
     deleted: Mutex<VecDeque<(String, Arc<StoredPullSecret>)>>,
     failures: Mutex<HashMap<String, Failure>>,
+    fights: Mutex<Fights>,
     /// The namespaces that hold a pull secret, as they were a moment ago.
     seen: Mutex<HashMap<String, Arc<Namespace>>>,
 }
@@ -93,6 +97,7 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
             retries,
             deleted: Mutex::default(),
             failures: Mutex::default(),
+            fights: Mutex::default(),
             seen: Mutex::default(),
         }
     }
@@ -211,7 +216,14 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
     }
 
     fn plan(&self) -> Plan {
-        self.deleted().extend(self.ensurer.store.take_deleted());
+        let again: HashMap<_, _> = self.ensurer.store.take_deleted().into_iter().collect();
+        {
+            // What was made and deleted anew while it waited has one place.
+            let mut deleted = self.deleted();
+            deleted.retain(|(name, _)| !again.contains_key(name));
+            deleted.extend(again);
+        }
+        self.forget_fights();
         let writes_left = usize::from(self.ensurer.settings.load().limits.writes_per_second);
         Plan { due: self.due().into(), writes_left }
     }
@@ -228,15 +240,34 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         }
     }
 
-    /// What was deleted first, since pods cannot pull without it.
+    /// What was deleted first, since pods cannot pull without it; but last what is deleted each time that it is restored.
     fn next_work(&self, plan: &mut Plan, under_way: &UnderWay<'_>) -> Option<Work> {
-        let mut deleted = self.deleted();
-        if let Some(index) = deleted.iter().position(|(name, _)| !under_way.includes(name)) {
-            return deleted.remove(index).map(|(name, stored)| Work::Restore(name, stored));
-        }
-        let is_free = |(_, namespace): &(_, Arc<Namespace>)| !under_way.includes(&namespace.name);
-        let (reason, namespace) = std::iter::from_fn(|| plan.due.pop_front()).find(is_free)?;
-        Some(Work::Refresh(reason, namespace))
+        let fights = self.fights();
+        let next_deleted = |may_be_restored: &dyn Fn(&str) -> bool| {
+            let mut deleted = self.deleted();
+            let index = deleted.iter().position(|(name, _)| !under_way.includes(name) && may_be_restored(name))?;
+            deleted.remove(index).map(|(name, stored)| Work::Restore(name, stored))
+        };
+        let next_due = || {
+            let is_free = |(_, namespace): &(_, Arc<Namespace>)| !under_way.includes(&namespace.name);
+            let (reason, namespace) = std::iter::from_fn(|| plan.due.pop_front()).find(is_free)?;
+            Some(Work::Refresh(reason, namespace))
+        };
+        next_deleted(&|name| !fights.include(name))
+            .or_else(next_due)
+            .or_else(|| next_deleted(&|name| !fights.wait(name)))
+    }
+
+    fn forget_fights(&self) {
+        let deleted: HashSet<String> = self.deleted().iter().map(|(name, _)| name.clone()).collect();
+        self.fights().forget_lasting(|name| {
+            let needs = || self.ensurer.upkeep(&*self.namespaces.cached(name)?, &*self.ensurer.store.stored(name)?);
+            deleted.contains(name) || needs() == Some(WriteReason::Repair)
+        });
+    }
+
+    fn fights(&self) -> MutexGuard<'_, Fights> {
+        self.fights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deleted(&self) -> MutexGuard<'_, VecDeque<(String, Arc<StoredPullSecret>)>> {
@@ -254,29 +285,34 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
                     let lost = before.map(|before| held(&before, &namespace, &self.ensurer.settings.load()));
                     self.retries.push(&namespace.name, lost.unwrap_or_default().into_keys().collect());
                 }
+                if refreshed.is_ok() && reason == WriteReason::Repair {
+                    self.fights().repaired(&namespace.name);
+                }
                 self.record(&namespace, refreshed);
             }
         }
     }
 
     /// What needs something and did not just fail, what never failed first, so that one registry that is away does not hold
-    /// up the others; then most urgent first: what may not stay, what somebody broke, what tokens
-    /// run out, what is out of date. Among equals those whose namespaces asked for a pull secret last.
+    /// up the others; then most urgent first: what may not stay, what somebody broke, what tokens run out, what is out of
+    /// date. Among equals those whose namespaces asked for a pull secret last. What somebody breaks again counts as failed.
     fn due(&self) -> Vec<(WriteReason, Arc<Namespace>)> {
         let now = self.ensurer.clock.now();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|name, _| self.ensurer.store.stored(name).is_some());
+        let fights = self.fights();
         let needs = self.ensurer.store.all().into_iter().filter_map(|(name, stored)| {
             if failures.get(&name).is_some_and(|failure| failure.waits(now)) {
                 return None;
             }
             let namespace = self.namespaces.cached(&name)?;
             let reason = self.ensurer.upkeep(&namespace, &stored)?;
-            Some((reason, namespace))
+            (reason != WriteReason::Repair || !fights.wait(&name)).then_some((reason, namespace))
         });
         let mut needs: Vec<_> = needs.collect();
         needs.sort_by_cached_key(|(reason, namespace)| {
-            let failed = failures.contains_key(&namespace.name);
+            let is_fought = *reason == WriteReason::Repair && fights.include(&namespace.name);
+            let failed = is_fought || failures.contains_key(&namespace.name);
             (failed, urgency(*reason), std::cmp::Reverse(self.ensurer.last_demand(&namespace.name)))
         });
         needs
@@ -288,9 +324,12 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
             return;
         };
         let wanted = held(stored, &namespace, &self.ensurer.settings.load());
-        if let Err(error) = self.ensurer.ensure(&namespace, &wanted, WriteReason::Repair).await {
-            tracing::warn!(namespace = name, %error, "a deleted pull secret could not be restored");
-            self.retries.push(name, error.left(wanted.keys()));
+        match self.ensurer.ensure(&namespace, &wanted, WriteReason::Repair).await {
+            Ok(()) => self.fights().repaired(name),
+            Err(error) => {
+                tracing::warn!(namespace = name, %error, "a deleted pull secret could not be restored");
+                self.retries.push(name, error.left(wanted.keys()));
+            }
         }
     }
 

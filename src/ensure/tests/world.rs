@@ -86,6 +86,8 @@ pub(crate) struct Memory {
     pub(crate) refused: Mutex<BTreeSet<String>>,
     /// Namespaces whose pull secret is gone, which nobody noticed.
     pub(crate) lost: Mutex<BTreeSet<String>>,
+    /// What somebody else deleted.
+    deleted: Mutex<BTreeMap<String, Arc<StoredPullSecret>>>,
 }
 
 impl Memory {
@@ -96,6 +98,19 @@ impl Memory {
     pub(crate) fn password(&self, namespace: &str, host: &str) -> String {
         let stored = lock(&self.stored);
         stored[namespace].1.credential(&login_server(host)).unwrap().password.expose().to_owned()
+    }
+
+    /// As somebody else does it.
+    pub(crate) fn edit(&self, namespace: &str) {
+        if let Some((stored, _)) = lock(&self.stored).get_mut(namespace) {
+            *stored = Arc::new(StoredPullSecret { untouched: false, ..(**stored).clone() });
+        }
+    }
+
+    /// As somebody else does it.
+    pub(crate) fn lose(&self, namespace: &str) {
+        let lost = lock(&self.stored).remove(namespace);
+        lock(&self.deleted).extend(lost.map(|(stored, _)| (namespace.to_owned(), stored)));
     }
 
     async fn answer(&self, namespace: &str) -> Result<(), StoreError> {
@@ -160,7 +175,7 @@ impl PullSecretStore for Memory {
     }
 
     fn take_deleted(&self) -> Vec<(String, Arc<StoredPullSecret>)> {
-        Vec::new()
+        std::mem::take(&mut *lock(&self.deleted)).into_iter().collect()
     }
 
     async fn delete(&self, namespace: &str, _: &StoredPullSecret) -> Result<(), StoreError> {

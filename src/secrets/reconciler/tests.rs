@@ -12,6 +12,7 @@ use crate::{
         pull_secret::{CredentialSourceHash, Password, PullSecret, RegistryCredential},
         registry::RegistryName,
     },
+    ensure::tests::world::{A, B, Case, Namespaces},
     metrics::Metrics,
 };
 
@@ -185,4 +186,85 @@ fn a_change_is_looked_after_twice_more() {
     let mut looks = LaterLooks::after_change(now);
     let due: Vec<_> = (0..300).filter(|second| looks.is_due(now + Duration::from_secs(*second))).collect();
     assert_eq!(due, [60, 180]);
+}
+
+/// Is the pull secret there, and as we wrote it?
+fn is_right(case: &Case, name: &str) -> bool {
+    case.store.stored(name).is_some_and(|stored| stored.untouched)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_breaks_again_what_was_repaired_takes_no_place_from_the_others() {
+    let case = Case::new();
+    let (fought, due) = (["edited-1", "edited-2", "lost-1", "lost-2"], ["due-1", "due-2", "due-3", "due-4"]);
+    for name in due {
+        case.ensure(name, &[B]).await.unwrap();
+    }
+    case.advance(130);
+    case.azure.renew(A, case.now());
+    case.azure.renew(B, case.now());
+    for name in fought {
+        case.ensure(name, &[A]).await.unwrap();
+    }
+    let reconciler = Reconciler::new(case.ensurer.clone(), Arc::<Namespaces>::default(), RetryQueue::new());
+    // As soon as one is right again.
+    let break_all = || {
+        for name in fought.into_iter().filter(|name| is_right(&case, name)) {
+            if name.starts_with("lost") { case.store.lose(name) } else { case.store.edit(name) }
+        }
+    };
+    // Two writes in a second.
+    let second = async || {
+        reconciler.tick(&leader()).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    };
+    for seconds in 1..=4 {
+        break_all();
+        second().await;
+        let repaired = fought.iter().filter(|name| is_right(&case, name)).count();
+        let renewed = due.iter().filter(|name| case.reason(name).is_none()).count();
+        let expected = [(2, 0), (2, 0), (0, 2), (0, 4)][seconds - 1];
+        assert_eq!((repaired, renewed), expected, "after {seconds} s: the first repair of each, then all else");
+    }
+    for _ in 0..1000 {
+        break_all();
+        second().await;
+    }
+    let before = case.store.writes();
+    for _ in 0..3600 {
+        break_all();
+        second().await;
+    }
+    let writes = case.store.writes() - before;
+    assert!((4 * 12..=4 * 25).contains(&writes), "{writes} in an hour, not one in up to 5 minutes for each");
+    for name in fought {
+        case.ensure(name, &[A]).await.unwrap();
+        assert!(is_right(&case, name), "a pod waits for no pause");
+    }
+
+    // In the end they have their peace.
+    for _ in 0..400 {
+        second().await;
+    }
+    let right = || fought.iter().filter(|name| is_right(&case, name)).count();
+    assert_eq!(right(), 4);
+    break_all();
+    second().await;
+    assert_eq!(right(), 2);
+    second().await;
+    assert_eq!(right(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_secret_that_was_just_repaired_is_renewed_like_any_other() {
+    let case = Case::new();
+    case.ensure("team", &[A]).await.unwrap();
+    let reconciler = Reconciler::new(case.ensurer.clone(), Arc::<Namespaces>::default(), RetryQueue::new());
+    case.store.edit("team");
+    reconciler.tick(&leader()).await;
+    assert!(is_right(&case, "team"));
+    case.advance(130);
+    case.azure.renew(A, case.now());
+    reconciler.tick(&leader()).await;
+    assert_eq!(case.reason("team"), None);
 }
