@@ -188,8 +188,23 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
     /// a restored backup has undone what they led to, but never on a mere difference: another replica may have seen a new
     /// password before its file arrived here, and must not be undone.
     pub fn find_outdated(&self, namespaces: &impl NamespaceSource) {
+        let outdated = self.outdated_among(self.store.all(), namespaces);
+        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = outdated;
+    }
+
+    /// The same for a few pull secrets of which it is known that something else is granted now. Nothing is said of others.
+    pub fn find_regranted(&self, regranted: Vec<(String, Arc<StoredPullSecret>)>, namespaces: &impl NamespaceSource) {
+        let outdated = self.outdated_among(regranted, namespaces);
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner).extend(outdated);
+    }
+
+    fn outdated_among(
+        &self,
+        pull_secrets: Vec<(String, Arc<StoredPullSecret>)>,
+        namespaces: &impl NamespaceSource,
+    ) -> HashMap<String, Option<String>> {
         let settings = self.settings.load_full();
-        let outdated = self.store.all().into_iter().filter_map(|(name, stored)| {
+        let outdated = pull_secrets.into_iter().filter_map(|(name, stored)| {
             let namespace = namespaces.cached(&name).filter(|namespace| !namespace.terminating)?;
             let held = held(&stored, &namespace, &settings);
             let is_outdated = stored.origin == Origin::Ours && self.may_be_outdated(&stored, &held);
@@ -200,7 +215,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             let pull_secrets = outdated.len();
             tracing::info!(pull_secrets, "pull secrets are or may be out of date, those that are will be rewritten");
         }
-        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = outdated;
+        outdated
     }
 
     /// A credential that cannot be read now is no reason to touch what works, and none to leave the others out of date. What

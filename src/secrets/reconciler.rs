@@ -164,18 +164,19 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *seen);
-        let mut is_regranted = false;
+        let mut regranted = Vec::new();
         for (name, stored) in self.ensurer.store.all() {
             let Some(now) = self.namespaces.cached(&name) else { continue };
             if let Some(before) = before.remove(&name)
                 && before.labels != now.labels
+                && held(&stored, &before, &settings) != held(&stored, &now, &settings)
             {
-                is_regranted |= held(&stored, &before, &settings) != held(&stored, &now, &settings);
+                regranted.push((name.clone(), stored));
             }
             seen.insert(name, now);
         }
-        if is_regranted {
-            self.ensurer.find_outdated(self.namespaces.as_ref());
+        if !regranted.is_empty() {
+            self.ensurer.find_regranted(regranted, self.namespaces.as_ref());
         }
     }
 

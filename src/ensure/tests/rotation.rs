@@ -47,7 +47,7 @@ impl CredentialSource for Files {
     }
 }
 
-/// One rule for each of two registries.
+/// One rule for each of two registries, and one more for namespaces with a label.
 struct Replica {
     files: Arc<Files>,
     store: Arc<Memory>,
@@ -59,6 +59,8 @@ struct Replica {
 impl Replica {
     fn new(store: &Arc<Memory>, passwords: &[(&str, &str)]) -> Self {
         let rules = "registries:
+            - {name: special, hosts: [contoso.azurecr.io], namespaces: {matchLabels: {team: special}},
+               credential: {static: {usernameFile: /u, passwordFile: /s}}}
             - {name: contoso, hosts: [contoso.azurecr.io], credential: {static: {usernameFile: /u, passwordFile: /p}}}
             - {name: fabrikam, hosts: [fabrikam.azurecr.io], credential: {static: {usernameFile: /u, passwordFile: /q}}}";
         let settings = Arc::new(ArcSwap::from_pointee(Configuration::parse(rules).unwrap().settings(None)));
@@ -190,4 +192,18 @@ async fn what_another_replica_brought_up_to_date_is_out_of_date_no_more() {
     leader.work().await;
     other.serve("team", &[A]).await;
     assert_eq!(store.password("team", A), "third", "a pod brings no old password back");
+}
+
+#[tokio::test]
+async fn other_labels_of_one_namespace_bring_no_old_password_back_elsewhere() {
+    let store = Arc::<Memory>::default();
+    Replica::new(&store, &[("fabrikam", "second")]).serve("other", &[B]).await;
+    let late = Replica::new(&store, &[("contoso", "first"), ("fabrikam", "first"), ("special", "first of special")]);
+    late.serve("team", &[A]).await;
+    late.reconciler.heed_labels();
+    *lock(&late.reconciler.namespaces.labels) = BTreeMap::from([("team".to_owned(), "special".to_owned())]);
+    late.reconciler.heed_labels();
+    late.work().await;
+    assert_eq!(store.password("team", A), "first of special");
+    assert_eq!(store.password("other", B), "second");
 }
