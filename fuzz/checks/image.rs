@@ -27,6 +27,10 @@ pub(crate) fn check(bytes: &[u8]) {
     assert!(port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0)), "{host}");
     let is_host_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
     assert!(name.bytes().all(is_host_byte), "{host}");
+    assert!(
+        name.len() <= 253 && name.split('.').all(|label| label.len() <= 63) && host.len() <= name.len() + 6,
+        "{host}"
+    );
     let under = |suffix: &str| name.strip_suffix(suffix).is_some_and(|front| front.len() > 1 && front.ends_with('.'));
     assert!(rule.suffixes().any(|suffix| under(suffix.as_str())), "{host} is under no suffix");
 }

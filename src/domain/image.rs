@@ -14,6 +14,11 @@ const LEGACY_DEFAULT_HOST: &str = "index.docker.io";
 const OFFICIAL_PREFIX: &str = "library/";
 const PATH_LENGTH_MAX: usize = 255;
 const TAG_LENGTH_MAX: usize = 128;
+/// What the domain name system allows, of a name and of each part between its dots.
+const HOST_NAME_LENGTH_MAX: usize = 253;
+const LABEL_LENGTH_MAX: usize = 63;
+/// The digits of 65535. The grammar lets zeros stand before a port without end.
+const PORT_LENGTH_MAX: usize = 5;
 
 /// An image reference, `[host[:port]/]path[:tag][@digest]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,8 +169,8 @@ impl FromStr for DomainSuffix {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let labels = || text.split('.');
-        let well_formed =
-            text.len() <= 253 && labels().all(|label| label.len() <= 63 && is_host_component(label.as_bytes()));
+        let well_formed = text.len() <= HOST_NAME_LENGTH_MAX
+            && labels().all(|label| label.len() <= LABEL_LENGTH_MAX && is_host_component(label.as_bytes()));
         // A last label of digits only would let an IPv4 address through.
         let named = labels().next_back().is_some_and(|last| last.bytes().any(|byte| byte.is_ascii_alphabetic()));
         if well_formed && named { Ok(Self(text.to_ascii_lowercase())) } else { Err(DomainSuffixError(text.to_owned())) }
@@ -184,7 +189,8 @@ impl fmt::Display for DomainSuffix {
 /// Source: <https://learn.microsoft.com/azure/container-registry/container-registry-endpoint-reference>, and for the
 /// regional form <https://learn.microsoft.com/azure/container-registry/container-registry-geo-replication>. The data
 /// endpoint (`.data.`) and the private link zone are not login servers. A name has 5 to 50 letters and digits. Before an
-/// extra suffix 1 to 63 are accepted, since connected and local registries are named freely.
+/// extra suffix 1 to 63 are accepted, since connected and local registries are named freely. A host that is longer than any
+/// in the domain name system, or whose port has more than five digits, is none either, though Kubernetes takes its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginServerRule {
     extra: Vec<DomainSuffix>,
@@ -204,7 +210,9 @@ pub struct LoginServerError {
 enum LoginServerFault {
     #[error("give a host name such as contoso.azurecr.io, with a port if needed, and no scheme, path or address")]
     HostName,
-    #[error("the port is not between 1 and 65535")]
+    #[error("the host name is longer than {HOST_NAME_LENGTH_MAX} characters")]
+    TooLong,
+    #[error("the port is not between 1 and 65535, in at most {PORT_LENGTH_MAX} digits")]
     Port,
     #[error("it ends in none of the login server domains; add its domain to azure.extraSuffixes if it is a registry")]
     Suffix,
@@ -239,14 +247,16 @@ impl LoginServerRule {
 
     fn check(&self, host: &str) -> Result<(), LoginServerFault> {
         let (name, port) = split_port(host).ok_or(LoginServerFault::HostName)?;
+        if name.len() > HOST_NAME_LENGTH_MAX {
+            return Err(LoginServerFault::TooLong);
+        }
         let mut fault = LoginServerFault::Suffix;
         for (suffix, lengths) in
             self.azure.iter().map(|suffix| (suffix, 5..=50)).chain(self.extra.iter().map(|suffix| (suffix, 1..=63)))
         {
             let Some(front) = suffix.strip_from(name) else { continue };
             if is_registry(front, &lengths) {
-                let in_range = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-                return if in_range { Ok(()) } else { Err(LoginServerFault::Port) };
+                return if port.is_none_or(is_port) { Ok(()) } else { Err(LoginServerFault::Port) };
             }
             fault = LoginServerFault::Name;
         }
@@ -265,7 +275,7 @@ fn is_registry(front: &str, lengths: &std::ops::RangeInclusive<usize>) -> bool {
     let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let is_name = |label: &str| {
         let (name, hash) = split_at(label, b'-').map_or((label, None), |(name, hash)| (name, Some(hash)));
-        label.len() <= 63 && lengths.contains(&name.len()) && is_word(name) && hash.is_none_or(is_word)
+        label.len() <= LABEL_LENGTH_MAX && lengths.contains(&name.len()) && is_word(name) && hash.is_none_or(is_word)
             // The zone of private endpoints, not a registry.
             && !label.eq_ignore_ascii_case("privatelink")
     };
@@ -273,7 +283,7 @@ fn is_registry(front: &str, lengths: &std::ops::RangeInclusive<usize>) -> bool {
         None => is_name(front),
         Some((name, place)) => {
             let region = place.rsplit_once('.').filter(|(_, last)| last.eq_ignore_ascii_case("geo"));
-            is_name(name) && region.is_some_and(|(region, _)| is_word(region))
+            is_name(name) && region.is_some_and(|(region, _)| region.len() <= LABEL_LENGTH_MAX && is_word(region))
         }
     }
 }
@@ -355,6 +365,10 @@ fn is_digest(digest: &str) -> bool {
 
 fn is_lower_hexadecimal(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_port(digits: &str) -> bool {
+    digits.len() <= PORT_LENGTH_MAX && digits.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn is_number(text: &str) -> bool {

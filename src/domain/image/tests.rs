@@ -145,6 +145,30 @@ fn the_login_server_of_an_image() {
 }
 
 #[test]
+fn a_login_server_has_no_more_bytes_than_a_host_and_a_port_can_have() {
+    let labels = |label: &str, count: usize| vec![label; count].join(".");
+    let longest_suffix = format!("{}.{}", labels(&"s".repeat(61), 3), "s".repeat(60));
+    let rule = LoginServerRule::new(vec![longest_suffix.parse().unwrap()]);
+    let region = |length: usize| format!("contoso.{}.geo.azurecr.io", "r".repeat(length));
+    let name = |length: usize| format!("{}.{longest_suffix}", "n".repeat(length - 1 - longest_suffix.len()));
+    let port = |zeros: usize| format!("contoso.azurecr.io:{}443", "0".repeat(zeros));
+    for (host, is_login_server) in [
+        (region(63), true),
+        (region(64), false),
+        (region(8 << 20), false),
+        (name(253), true),
+        (name(254), false),
+        (port(2), true),
+        (port(3), false),
+        (port(8 << 20), false),
+    ] {
+        let (head, length) = (&host[..host.len().min(80)], host.len());
+        assert_eq!(rule.login_server_of(&format!("{host}/app")).is_some(), is_login_server, "{head} of {length} bytes");
+        assert_eq!(rule.parse(&host).is_ok(), is_login_server, "{head} of {length} bytes alone");
+    }
+}
+
+#[test]
 fn a_host_alone() {
     let rule = rule_with_extra();
     let login_server = rule.parse("Contoso.azurecr.io:8443").unwrap();
