@@ -20,6 +20,7 @@ use crate::{
     config::{Configuration, ConfigurationError},
     domain::{
         decision::Settings,
+        patch::Patch,
         registry::Namespace,
         review::{self, Response, Subject},
     },
@@ -232,7 +233,7 @@ fn review_admission(
     if let Some(patch) = response.patch() {
         let before = document.value["request"]["object"].clone();
         let mut after = before.clone();
-        json_patch::patch(&mut after, patch).map_err(|error| fail(error.to_string()))?;
+        apply(patch, &mut after).map_err(fail)?;
         changes.push(Change { file: file.to_owned(), number: document.number, before, after });
     }
     let mut output = response.to_json();
@@ -268,6 +269,12 @@ fn review_manifests(
     }
     reviewed.output = output.into_bytes();
     Ok(reviewed)
+}
+
+/// Changes an object as the API server would.
+fn apply(patch: &Patch, object: &mut Value) -> Result<(), String> {
+    let operations: json_patch::Patch = serde_json::from_str(patch.as_json()).map_err(|error| error.to_string())?;
+    json_patch::patch(object, &operations).map_err(|error| error.to_string())
 }
 
 fn to_text(lines: &[String]) -> String {

@@ -239,7 +239,9 @@ impl fmt::Display for SkipReason {
             Self::NamespaceTerminating => "the namespace is being deleted",
             Self::PodOptedOut => "the pod has opted out",
             Self::MirrorPod => "a mirror pod cannot reference secrets",
-            Self::TooManyPullSecrets => "the pod references more than 1000 pull secrets",
+            Self::TooManyPullSecrets => {
+                "the pod references more than 1000 pull secrets, or has more than 264 kB of them"
+            }
             Self::NoRegistryImage => "no image comes from an Azure container registry",
             Self::NothingGranted(_) => "no registry grants the namespace a credential for the images",
         })

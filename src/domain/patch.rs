@@ -2,13 +2,21 @@
 
 use std::collections::HashSet;
 
-use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
-use serde_json::{Value, json};
-
 use super::{
     pull_secret::PullSecretName,
     review::{Pod, PullSecretReference},
 };
+
+/// A JSON patch (RFC 6902), as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch(String);
+
+impl Patch {
+    /// The list of operations: always one.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
 
 /// The patch that makes the pod reference the pull secret, or `None` when it does so already, or when its list is too long
 /// to be known in full.
@@ -23,9 +31,10 @@ pub fn image_pull_secrets(pod: &Pod<'_>, name: &PullSecretName) -> Option<Patch>
     let mut names = HashSet::new();
     let kept =
         pod.image_pull_secrets().iter().filter(|reference| reference.name().is_none_or(|name| names.insert(name)));
-    let list: Vec<Value> = kept.map(PullSecretReference::to_value).chain([json!({"name": name.as_str()})]).collect();
-    let path = PointerBuf::from_tokens(["spec", "imagePullSecrets"]);
-    Some(Patch(vec![PatchOperation::Add(AddOperation { path, value: Value::Array(list) })]))
+    // Nothing in a name needs an escape.
+    let ours = format!(r#"{{"name":"{name}"}}"#);
+    let list = kept.map(PullSecretReference::as_json).chain([ours.as_str()]).collect::<Vec<_>>().join(",");
+    Some(Patch([r#"[{"op":"add","path":"/spec/imagePullSecrets","value":["#, &list, "]}]"].concat()))
 }
 
 #[cfg(test)]

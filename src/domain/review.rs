@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use self::wire::Fields;
+use self::wire::{Fields, PullSecrets};
 use super::pull_secret::PullSecretName;
 pub use response::{Response, Warning};
 
@@ -22,8 +22,12 @@ pub const OPT_OUT_VALUE: &str = "disabled";
 /// that references a Secret.
 pub(super) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
-/// A pod that references more pull secrets is left alone: no kubelet could make use of them.
+/// A pod that references more pull secrets, or has more text about them, is left alone: no kubelet could make use of them.
 pub(super) const MOST_PULL_SECRETS: usize = 1000;
+/// Each with the longest name that a Secret can have.
+pub(super) const MOST_PULL_SECRET_BYTES: usize = MOST_PULL_SECRETS * (r#"{"name":""}"#.len() + 253);
+/// Images of a pod that are looked at: no node runs one with more.
+pub(super) const MOST_IMAGES: usize = 1000;
 
 /// What an admission review asks.
 #[derive(Clone, Debug)]
@@ -173,31 +177,34 @@ pub struct Pod<'a> {
     name: Cow<'a, str>,
     generate_name: Cow<'a, str>,
     images: Vec<Cow<'a, str>>,
-    pull_secrets: Vec<PullSecretReference>,
+    pull_secrets: PullSecrets<'a>,
     opted_out: bool,
     mirror: bool,
 }
 
-impl Pod<'_> {
+impl<'a> Pod<'a> {
     /// Every image that a kubelet pulls for the pod: of containers, init containers, ephemeral containers and image
-    /// volumes, in this order, not empty.
+    /// volumes, in this order, not empty; the first thousand at most.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         self.images.iter().map(AsRef::as_ref)
     }
 
-    /// Does the pod reference more pull secrets than anybody can use? The list is then not known in full.
+    /// Does the pod reference more pull secrets than anybody can use? The list is then not known.
     pub fn has_too_many_pull_secrets(&self) -> bool {
-        self.pull_secrets.len() > MOST_PULL_SECRETS
+        matches!(self.pull_secrets, PullSecrets::TooMany)
     }
 
-    /// The list `spec.imagePullSecrets` as it stands, in full unless there are too many.
-    pub fn image_pull_secrets(&self) -> &[PullSecretReference] {
-        &self.pull_secrets
+    /// The list `spec.imagePullSecrets` as it stands; empty when there are too many.
+    pub fn image_pull_secrets(&self) -> &[PullSecretReference<'a>] {
+        match &self.pull_secrets {
+            PullSecrets::Known(references) => references,
+            PullSecrets::TooMany => &[],
+        }
     }
 
     /// Is the pull secret in the list?
     pub fn references(&self, name: &PullSecretName) -> bool {
-        self.pull_secrets.iter().any(|reference| reference.name() == Some(name.as_str()))
+        self.image_pull_secrets().iter().any(|reference| reference.name() == Some(name.as_str()))
     }
 
     /// Is this the API server's copy of a static pod?
@@ -216,20 +223,26 @@ impl Pod<'_> {
     }
 }
 
-/// An entry of `spec.imagePullSecrets`, with the fields that we do not know.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct PullSecretReference(serde_json::Map<String, serde_json::Value>);
+/// An entry of `spec.imagePullSecrets`. Fields that we do not know stay as they are written: decoded they may take a hundred
+/// times their text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullSecretReference<'a> {
+    json: &'a str,
+    name: Option<Cow<'a, str>>,
+}
 
-impl PullSecretReference {
+impl PullSecretReference<'_> {
+    /// What null stands for.
+    const EMPTY: Self = Self { json: "{}", name: None };
+
     /// The name of the Secret.
     pub fn name(&self) -> Option<&str> {
-        self.0.get("name").and_then(serde_json::Value::as_str)
+        self.name.as_deref()
     }
 
     /// The whole entry.
-    pub(super) fn to_value(&self) -> serde_json::Value {
-        serde_json::Value::Object(self.0.clone())
+    pub(super) fn as_json(&self) -> &str {
+        self.json
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::case::Case;
+use super::{apply, case::Case};
 use crate::domain::{
     decision::{self, Decision, Settings},
     patch,
@@ -134,7 +134,7 @@ impl<'a> Manifests<'a> {
         lines.extend(case.explain(&decision));
         match patch::image_pull_secrets(&pod, &self.settings.pull_secret_name) {
             Some(patch) if matches!(decision, Decision::Inject(_)) => {
-                json_patch::patch(template, &patch).map_err(|error| fail(error.to_string()))?;
+                apply(&patch, template).map_err(fail)?;
                 Ok(true)
             }
             _ => Ok(false),

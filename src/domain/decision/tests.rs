@@ -51,6 +51,21 @@ fn step_1_collects_login_servers_once_each_as_spelled() {
 }
 
 #[test]
+fn step_1_looks_at_so_many_images_and_no_more() {
+    let other = r#"{"image":"nginx"},{"image":""},{},"#;
+    for (containers, init_containers, is_seen) in
+        [(999, 0, true), (1000, 0, false), (500, 499, true), (500, 500, false)]
+    {
+        let volumes = r#""volumes":[{},{"image":{"reference":"contoso.azurecr.io/a"}}]"#;
+        let init_containers = format!(r#""initContainers":[{}{{}}]"#, other.repeat(init_containers));
+        let containers = format!(r#""containers":[{}{{}}]"#, other.repeat(containers));
+        let json = format!(r#"{{"spec":{{{volumes},{init_containers},{containers}}}}}"#);
+        let found = login_servers(&review::parse_pod(&json).unwrap(), "team-a", &settings());
+        assert_eq!(found.is_ok(), is_seen, "{found:?}");
+    }
+}
+
+#[test]
 fn step_1_looks_at_so_many_login_servers_and_no_more() {
     let images = |count: usize| (0..count).map(|number| format!("registry{number}.azurecr.io/a")).collect::<Vec<_>>();
     for (count, expected, is_warned) in [(255, 255, false), (256, 256, true), (20_000, 256, true)] {

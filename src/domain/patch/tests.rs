@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::review;
@@ -11,7 +12,8 @@ fn name() -> PullSecretName {
 fn patched(mut pod: Value) -> Value {
     let text = pod.to_string();
     if let Some(patch) = image_pull_secrets(&review::parse_pod(&text).unwrap(), &name()) {
-        json_patch::patch(&mut pod, &patch).unwrap();
+        let operations: json_patch::Patch = serde_json::from_str(patch.as_json()).unwrap();
+        json_patch::patch(&mut pod, &operations).unwrap();
     }
     pod
 }
@@ -62,8 +64,37 @@ fn a_list_that_is_too_long_to_be_known_in_full_is_not_replaced() {
         let text = format!(r#"{{"spec": {{"imagePullSecrets": [{}{{}}]}}}}"#, "{},".repeat(count - 1));
         let pod = review::parse_pod(&text).unwrap();
         assert_eq!(image_pull_secrets(&pod, &name()).is_some(), is_patched, "{count}");
-        assert!(pod.image_pull_secrets().len() <= 1001, "{count}");
+        assert_eq!(pod.image_pull_secrets().len(), if is_patched { count } else { 0 }, "{count}");
     }
+}
+
+#[test]
+fn a_list_with_too_much_text_is_not_replaced_either() {
+    const ROOM: usize = 264_000;
+    let reference = |length: usize| format!(r#"{{"name":"{}"}}"#, "a".repeat(length - r#"{"name":""}"#.len()));
+    for (lengths, is_patched) in [
+        (vec![ROOM], true),
+        (vec![ROOM + 1], false),
+        (vec![ROOM / 2, ROOM / 2], true),
+        (vec![ROOM / 2, ROOM / 2 + 1], false),
+        (vec![8 << 20, 100], false),
+    ] {
+        let list = lengths.iter().map(|length| reference(*length)).collect::<Vec<_>>().join(", ");
+        let text = format!(r#"{{"spec": {{"imagePullSecrets": [{list}]}}}}"#);
+        let pod = review::parse_pod(&text).unwrap();
+        assert_eq!(pod.has_too_many_pull_secrets(), !is_patched, "{lengths:?}");
+        assert_eq!(image_pull_secrets(&pod, &name()).is_some(), is_patched, "{lengths:?}");
+    }
+}
+
+/// As the API server writes it, the list is passed on byte for byte: fields in order, unknown ones and numbers too.
+#[test]
+fn an_entry_is_passed_on_as_it_is_written() {
+    let entries = r#"{"future":{"b":1e2,"a":[18446744073709551616,"\u00e4"]},"name":"a"},{},{"name":"b","name":"c"}"#;
+    let text = format!(r#"{{"spec":{{"imagePullSecrets":[{entries},null,{{"name":"c"}}]}}}}"#);
+    let patch = image_pull_secrets(&review::parse_pod(&text).unwrap(), &name()).unwrap();
+    let list = format!(r#"{entries},{{}},{{"name":"acr-pull-secret"}}"#);
+    assert_eq!(patch.as_json(), format!(r#"[{{"op":"add","path":"/spec/imagePullSecrets","value":[{list}]}}]"#));
 }
 
 #[test]
@@ -75,7 +106,7 @@ fn there_is_no_patch_when_the_pod_references_the_pull_secret() {
 #[test]
 fn the_patch_is_one_add_of_the_whole_list() {
     let pod = review::parse_pod(r#"{"spec":{"imagePullSecrets":[{"name":"a"}]}}"#).unwrap();
-    let patch = serde_json::to_value(image_pull_secrets(&pod, &name())).unwrap();
+    let patch: Value = serde_json::from_str(image_pull_secrets(&pod, &name()).unwrap().as_json()).unwrap();
     let list = json!([{"name": "a"}, {"name": "acr-pull-secret"}]);
     assert_eq!(patch, json!([{"op": "add", "path": "/spec/imagePullSecrets", "value": list}]));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
-use super::Review;
+use super::{super::patch::Patch, Review};
 
 /// The API server cuts a longer warning off when the warnings of a request are many.
 const WARNING_LENGTH_MAX: usize = 256;
@@ -41,7 +41,7 @@ impl Warning {
 pub struct Response<'a> {
     api_version: &'a str,
     uid: &'a str,
-    patch: Option<json_patch::Patch>,
+    patch: Option<Patch>,
     warnings: Vec<Warning>,
     audit_annotations: BTreeMap<&'static str, String>,
 }
@@ -60,7 +60,7 @@ impl<'a> Response<'a> {
 
     /// The object passes with this change.
     #[must_use]
-    pub fn with_patch(self, patch: json_patch::Patch) -> Self {
+    pub fn with_patch(self, patch: Patch) -> Self {
         Self { patch: Some(patch), ..self }
     }
 
@@ -82,7 +82,7 @@ impl<'a> Response<'a> {
     }
 
     /// The change, if there is one.
-    pub fn patch(&self) -> Option<&json_patch::Patch> {
+    pub fn patch(&self) -> Option<&Patch> {
         self.patch.as_ref()
     }
 
@@ -93,7 +93,7 @@ impl<'a> Response<'a> {
 
     /// The body to send.
     pub fn to_json(&self) -> Vec<u8> {
-        let patch = self.patch.as_ref().map(|patch| STANDARD.encode(json(patch)));
+        let patch = self.patch.as_ref().map(|patch| STANDARD.encode(patch.as_json()));
         json(&wire::Review {
             api_version: self.api_version,
             kind: "AdmissionReview",

@@ -4,10 +4,14 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::value::RawValue;
 
-use super::{MIRROR_ANNOTATION, MOST_PULL_SECRETS, OPT_OUT_LABEL, OPT_OUT_VALUE, PullSecretReference};
+use super::{
+    MIRROR_ANNOTATION, MOST_IMAGES, MOST_PULL_SECRET_BYTES, MOST_PULL_SECRETS, OPT_OUT_LABEL, OPT_OUT_VALUE,
+    PullSecretReference,
+};
 
 /// `Object` is the type of `request.object`.
 #[derive(Deserialize)]
@@ -80,14 +84,15 @@ struct Metadata<'a> {
 #[serde(rename_all = "camelCase")]
 struct Spec<'a> {
     #[serde(borrow)]
-    containers: Option<Vec<Fields<Container<'a>>>>,
+    containers: Option<Images<'a, Container<'a>>>,
     #[serde(borrow)]
-    init_containers: Option<Vec<Fields<Container<'a>>>>,
+    init_containers: Option<Images<'a, Container<'a>>>,
     #[serde(borrow)]
-    ephemeral_containers: Option<Vec<Fields<Container<'a>>>>,
+    ephemeral_containers: Option<Images<'a, Container<'a>>>,
     #[serde(borrow)]
-    volumes: Option<Vec<Fields<Volume<'a>>>>,
-    image_pull_secrets: Option<PullSecrets>,
+    volumes: Option<Images<'a, Volume<'a>>>,
+    #[serde(borrow)]
+    image_pull_secrets: Option<PullSecrets<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -112,14 +117,15 @@ impl<'a> From<Pod<'a>> for super::Pod<'a> {
     fn from(pod: Pod<'a>) -> Self {
         let metadata = pod.metadata.unwrap_or_default().0;
         let spec = pod.spec.unwrap_or_default().0;
-        let containers = [spec.containers, spec.init_containers, spec.ephemeral_containers];
-        let of_containers = containers.into_iter().flatten().flatten().filter_map(|container| container.0.image);
-        let of_volumes = spec.volumes.into_iter().flatten().filter_map(|volume| volume.0.image?.0.reference);
+        let mut images = spec.containers.unwrap_or_default().images;
+        let others = [spec.init_containers, spec.ephemeral_containers].map(|list| list.map(|list| list.images));
+        let others = others.into_iter().chain([spec.volumes.map(|list| list.images)]).flatten().flatten();
+        images.extend(others.take(MOST_IMAGES - images.len()));
         Self {
             name: metadata.name.map(Cow::from).unwrap_or_default(),
             generate_name: metadata.generate_name.map(Cow::from).unwrap_or_default(),
-            images: of_containers.chain(of_volumes).map(Cow::from).filter(|image| !image.is_empty()).collect(),
-            pull_secrets: spec.image_pull_secrets.unwrap_or_default().0,
+            images,
+            pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
             opted_out: metadata
                 .labels
                 .and_then(|labels| labels.value)
@@ -154,12 +160,77 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldsVisitor<T> {
     }
 }
 
-/// The list of pull secrets, no further than it takes to know that there are too many: an entry takes fifty times the
-/// memory of its text, and the API server lets a list of a million through to us.
-#[derive(Default)]
-struct PullSecrets(Vec<PullSecretReference>);
+/// The images of a list of containers or volumes, and nothing else of it: an entry may be three bytes of the body.
+struct Images<'a, Of> {
+    images: Vec<Cow<'a, str>>,
+    of: PhantomData<Of>,
+}
 
-impl<'de> Deserialize<'de> for PullSecrets {
+impl<Of> Default for Images<'_, Of> {
+    fn default() -> Self {
+        Self { images: Vec::new(), of: PhantomData }
+    }
+}
+
+/// What names an image, or may do so.
+trait NamesImage<'a> {
+    fn image(self) -> Option<Text<'a>>;
+}
+
+impl<'a> NamesImage<'a> for Container<'a> {
+    fn image(self) -> Option<Text<'a>> {
+        self.image
+    }
+}
+
+impl<'a> NamesImage<'a> for Volume<'a> {
+    fn image(self) -> Option<Text<'a>> {
+        self.image?.0.reference
+    }
+}
+
+impl<'de: 'a, 'a, Of: Deserialize<'de> + NamesImage<'a>> Deserialize<'de> for Images<'a, Of> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ImagesVisitor(Self::default()))
+    }
+}
+
+struct ImagesVisitor<'a, Of>(Images<'a, Of>);
+
+impl<'de: 'a, 'a, Of: Deserialize<'de> + NamesImage<'a>> Visitor<'de> for ImagesVisitor<'a, Of> {
+    type Value = Images<'a, Of>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let images = &mut self.0.images;
+        while let Some(Fields(entry)) = entries.next_element::<Fields<Of>>()? {
+            let image = entry.image().filter(|image| !image.as_str().is_empty());
+            if let Some(image) = image.filter(|_| images.len() < MOST_IMAGES) {
+                images.push(image.into());
+            }
+        }
+        Ok(self.0)
+    }
+}
+
+/// The list of pull secrets, no further than it takes to know that there are too many: the API server lets a list of a
+/// million through to us.
+#[derive(Clone, Debug)]
+pub(super) enum PullSecrets<'a> {
+    Known(Vec<PullSecretReference<'a>>),
+    TooMany,
+}
+
+impl Default for PullSecrets<'_> {
+    fn default() -> Self {
+        Self::Known(Vec::new())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for PullSecrets<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(PullSecretsVisitor)
     }
@@ -168,22 +239,65 @@ impl<'de> Deserialize<'de> for PullSecrets {
 struct PullSecretsVisitor;
 
 impl<'de> Visitor<'de> for PullSecretsVisitor {
-    type Value = PullSecrets;
+    type Value = PullSecrets<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a list of pull secrets")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut references = Vec::new();
-        while references.len() <= MOST_PULL_SECRETS {
-            let Some(reference) = entries.next_element::<Option<PullSecretReference>>()? else {
-                return Ok(PullSecrets(references));
-            };
-            references.push(reference.unwrap_or_default());
+        let (mut references, mut bytes) = (Vec::new(), 0);
+        while let Some(reference) = entries.next_element::<Option<PullSecretReference<'de>>>()? {
+            let reference = reference.unwrap_or(PullSecretReference::EMPTY);
+            bytes += reference.json.len();
+            if references.len() == MOST_PULL_SECRETS || bytes > MOST_PULL_SECRET_BYTES {
+                while entries.next_element::<IgnoredAny>()?.is_some() {}
+                return Ok(PullSecrets::TooMany);
+            }
+            references.push(reference);
         }
-        while entries.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(PullSecrets(references))
+        Ok(PullSecrets::Known(references))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for PullSecretReference<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&'de RawValue>::deserialize(deserializer)?.get();
+        // The error may quote the body.
+        let Named(name) = serde_json::from_str(json).map_err(|_| D::Error::custom("not a reference to a Secret"))?;
+        Ok(Self { json, name })
+    }
+}
+
+/// The `name` of an object, if it is a text. Of fields with the same name the last one counts, as for Go.
+struct Named<'a>(Option<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamedVisitor)
+    }
+}
+
+struct NamedVisitor;
+
+impl<'de> Visitor<'de> for NamedVisitor {
+    type Value = Named<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut name = None;
+        while let Some(field) = fields.next_key::<Text<'de>>()? {
+            if field.as_str() == "name" {
+                let value: &'de RawValue = fields.next_value()?;
+                name = serde_json::from_str::<Text<'de>>(value.get()).ok().map(Cow::from);
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(Named(name))
     }
 }
 
