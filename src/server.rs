@@ -46,6 +46,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a client may take to send a body. The API server sends the largest within a second.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client may take nothing of an answer. The API server waits for it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Connections to the webhook, each of which takes about 22 KiB: 17 MiB in all. With those to the admin port they stay below
 /// the 1,024 descriptors that containers get by default.
 const WEBHOOK_CONNECTIONS: usize = 800;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::Instant,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -28,6 +28,17 @@ struct Port {
 
 impl Port {
     fn open() -> Self {
+        Self::on(TcpSocket::new_v4().unwrap())
+    }
+
+    /// With as little room for answers on the way as the kernel allows.
+    fn open_narrow() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(1).unwrap();
+        Self::on(socket)
+    }
+
+    fn on(socket: TcpSocket) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let authority = create_authority("webhook", &Lifetimes::default(), Timestamp::now()).unwrap();
         let names = BTreeSet::from([NAME.to_owned()]);
@@ -38,7 +49,8 @@ impl Port {
         roots.add(authority.der().clone()).unwrap();
         let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
 
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(8).unwrap().into_std().unwrap();
         let address = listener.local_addr().unwrap();
         let lifecycle = Lifecycle::new();
         let server = serve_webhook(listener, serving.server_config().unwrap(), webhook(&lifecycle), lifecycle);
@@ -151,4 +163,14 @@ async fn a_body_that_does_not_end_is_refused() {
         assert!(answer.starts_with("HTTP/1.1 408 "), "{what}: {answer:?}");
         assert_took(took, BODY_TIMEOUT, what);
     }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_given_up() {
+    let mut connection = Port::open_narrow().connect().await;
+    tokio::time::pause();
+    let started = Instant::now();
+    let ask = async { while connection.write_all(b"GET / HTTP/1.1\r\nhost: webhook\r\n\r\n").await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(3600), ask).await.expect("they are never given up");
+    assert_took(started.elapsed(), WRITE_TIMEOUT, "answers");
 }
