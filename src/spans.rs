@@ -20,6 +20,9 @@ pub(crate) const TARGET: &str = "acr_pull_injector::spans";
 /// Traces begun within a second. A burst of pods goes on without, so that it is answered as fast as without traces.
 const MOST_A_SECOND: u32 = 100;
 
+/// Of a text from a review a span has so many bytes: no name is longer, and thousands of spans wait for the collector.
+const LONGEST_TEXT: usize = 253;
+
 /// The span of an admission; none when there are too many.
 pub(crate) fn admission(review: &Review<'_>, operation: &str, name: &str) -> Span {
     if !may_begin() {
@@ -30,9 +33,9 @@ pub(crate) fn admission(review: &Review<'_>, operation: &str, name: &str) -> Spa
         parent: None,
         "admission",
         otel.kind = "server",
-        uid = %review.uid,
-        namespace = %review.namespace,
-        name,
+        uid = beginning(&review.uid),
+        namespace = beginning(&review.namespace),
+        name = beginning(name),
         operation,
         outcome = tracing::field::Empty,
     )
@@ -106,6 +109,15 @@ pub(crate) async fn record<T, E>(
         Err(error) => span.record("outcome", outcome(error)).record("otel.status_code", "ERROR"),
     };
     ended
+}
+
+/// As much of a text as a span has.
+fn beginning(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 fn may_begin() -> bool {

@@ -16,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::*;
 use crate::{
     admission::tests::{admission, answer},
+    domain::review::{OtherSubject, Review, Subject},
     ensure::{
         WriteReason,
         tests::world::{A, B, Case, lock, namespace},
@@ -111,6 +112,26 @@ async fn a_trace_tells_what_became_of_an_admission() {
     let resource = format!("{resource:?}");
     assert!(resource.contains("service.name") && resource.contains("acr-pull-injector"), "{resource}");
     assert!(!format!("{requests:?}").contains(&password), "a credential is in a trace");
+}
+
+#[tokio::test]
+async fn of_a_long_text_a_span_has_the_beginning() {
+    let received = Received::default();
+    let (traces, dispatch) = traces(&received.listen());
+    let long = "ä".repeat(100_000);
+    let review = Review {
+        api_version: "admission.k8s.io/v1".into(),
+        uid: long.as_str().into(),
+        namespace: long.as_str().into(),
+        dry_run: false,
+        subject: Subject::Other(OtherSubject::Kind),
+    };
+    tracing::dispatcher::with_default(&dispatch, || drop(spans::admission(&review, "other", &long)));
+    traces.flush().await;
+    let spans = received.spans();
+    let beginning = "ä".repeat(126);
+    let admission = attributes(named(&spans, "admission").0);
+    assert_eq!(["uid", "namespace", "name"].map(|key| admission[key]), [&beginning; 3]);
 }
 
 #[tokio::test]
