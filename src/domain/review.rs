@@ -28,6 +28,8 @@ pub(super) const MOST_PULL_SECRETS: usize = 1000;
 pub(super) const MOST_PULL_SECRET_BYTES: usize = MOST_PULL_SECRETS * (r#"{"name":""}"#.len() + 253);
 /// Images of a pod that are looked at: no node runs one with more.
 pub(super) const MOST_IMAGES: usize = 1000;
+/// Of each text that the answer repeats.
+const MOST_REPEATED_BYTES: usize = 253;
 
 /// What an admission review asks.
 #[derive(Clone, Debug)]
@@ -89,6 +91,9 @@ pub enum ReviewError {
     /// A field is missing, null or empty.
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// What the answer has to repeat is so long that the answer could fill the memory.
+    #[error("{0} is longer than {MOST_REPEATED_BYTES} bytes")]
+    TooLong(&'static str),
     /// A field cannot be read.
     #[error("{field} has the wrong type or holds a field twice")]
     Field {
@@ -130,6 +135,11 @@ fn assemble<'a, Object>(
     }
     let Fields(request) = review.request.ok_or(ReviewError::Missing("request"))?;
     let uid = request.uid.filter(|uid| !uid.as_str().is_empty()).ok_or(ReviewError::Missing("request.uid"))?;
+    for (field, text) in [("apiVersion", &*api_version), ("request.uid", uid.as_str())] {
+        if text.len() > MOST_REPEATED_BYTES {
+            return Err(ReviewError::TooLong(field));
+        }
+    }
     let Fields(kind) = request.kind.ok_or(ReviewError::Missing("request.kind"))?;
     let operation = request.operation.ok_or(ReviewError::Missing("request.operation"))?;
     let subject = if version != "v1" {

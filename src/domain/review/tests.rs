@@ -218,6 +218,7 @@ fn an_empty_subresource_is_none() {
 #[test]
 fn a_malformed_review_is_refused_with_a_reason() {
     let field = |field: &str| ReviewError::Field { field: field.to_owned() };
+    let version = format!("admission.k8s.io/{}", "v".repeat(254));
     let rows = [
         ("empty", b"".to_vec(), ReviewError::NotJson { line: 1, column: 0 }),
         ("text", b"hello".to_vec(), ReviewError::NotJson { line: 1, column: 1 }),
@@ -234,6 +235,8 @@ fn a_malformed_review_is_refused_with_a_reason() {
         ("no request", minimal_with(&[("/request", Value::Null)]), ReviewError::Missing("request")),
         ("no uid", minimal_with(&[("/request/uid", Value::Null)]), ReviewError::Missing("request.uid")),
         ("empty uid", minimal_with(&[("/request/uid", json!(""))]), ReviewError::Missing("request.uid")),
+        ("long uid", minimal_with(&[("/request/uid", json!("a".repeat(254)))]), ReviewError::TooLong("request.uid")),
+        ("long version", minimal_with(&[("/apiVersion", json!(version))]), ReviewError::TooLong("apiVersion")),
         ("no kind", minimal_with(&[("/request/kind", Value::Null)]), ReviewError::Missing("request.kind")),
         (
             "no operation",
