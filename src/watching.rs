@@ -23,8 +23,9 @@ use tokio::time::Instant;
 /// How long a watch lasts. The API server ends it then, says shortly before from which version to go on, and the next one
 /// begins at once; nothing is listed anew.
 const WATCH_FOR: Duration = Duration::from_secs(60);
-/// The connection of a watch on which nothing has come for so long is dead: no watch lasts longer.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(75);
+/// The connection of a watch on which nothing has come for so long is dead: no watch lasts longer. Less than the five seconds
+/// after its end at which kube's `watcher` would go on without a word.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(63);
 /// The first and the longest pause before a broken watch is resumed. Short, since pods are served by what it tells; there
 /// are only a few watches, and only of a few replicas.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
@@ -33,9 +34,11 @@ const CALM: Duration = Duration::from_secs(30);
 
 /// Everything is listed no more often than this, however often a watch breaks.
 const LIST_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Everything is listed after this time, or up to a third later, even if nothing broke.
+const LIST_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// Everything that is there now, then each change, for ever. A watch that breaks is an error and goes on after a pause; soon
-/// after, everything is listed once more.
+/// after, and from time to time, everything is listed once more.
 pub fn follow<K>(api: Api<K>, fields: Option<String>) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
@@ -53,46 +56,41 @@ struct Following<K, B> {
     events: BoxStream<'static, watcher::Result<Event<K>>>,
     pauses: Pauses,
     pause: Option<Duration>,
-    is_listing: bool,
-    listed_at: Instant,
-    /// It broke since.
-    is_in_doubt: bool,
+    /// `None` until the list that is under way is complete.
+    listed_at: Option<Instant>,
+    list_again_at: Instant,
 }
 
 impl<K, B: Fn() -> BoxStream<'static, watcher::Result<Event<K>>>> Following<K, B> {
     fn new(begin: B) -> Self {
         let events = begin();
-        Self {
-            begin,
-            events,
-            pauses: Pauses::default(),
-            pause: None,
-            is_listing: true,
-            listed_at: Instant::now(),
-            is_in_doubt: false,
-        }
+        let (pauses, list_again_at) = (Pauses::default(), Instant::now());
+        Self { begin, events, pauses, pause: None, listed_at: None, list_again_at }
     }
 
     async fn next(&mut self) -> Option<watcher::Result<Event<K>>> {
         if let Some(pause) = self.pause.take() {
             tokio::time::sleep(pause).await;
         }
-        let may_list_again = tokio::time::sleep_until(self.listed_at + LIST_AGAIN_AFTER);
         let event = tokio::select! {
             biased;
-            () = may_list_again, if self.is_in_doubt => {
+            () = tokio::time::sleep_until(self.list_again_at), if self.listed_at.is_some() => {
                 self.events = (self.begin)();
-                (self.is_listing, self.is_in_doubt) = (true, false);
                 self.events.next().await
             }
             event = self.events.next() => event,
         };
         match &event {
-            Some(Ok(Event::Init)) => (self.is_listing, self.is_in_doubt) = (true, false),
-            Some(Ok(Event::InitDone)) => (self.is_listing, self.listed_at) = (false, Instant::now()),
+            Some(Ok(Event::Init)) => self.listed_at = None,
+            Some(Ok(Event::InitDone)) => {
+                let now = Instant::now();
+                self.listed_at = Some(now);
+                self.list_again_at = now + LIST_AFTER.mul_f64(1.0 + fastrand::f64() / 3.0);
+            }
             Some(Err(_)) => {
                 self.pause = Some(self.pauses.next());
-                self.is_in_doubt = !self.is_listing;
+                let soon = self.listed_at.map_or(self.list_again_at, |listed_at| listed_at + LIST_AGAIN_AFTER);
+                self.list_again_at = self.list_again_at.min(soon);
             }
             _ => {}
         }
@@ -133,8 +131,8 @@ mod tests {
 
     use super::*;
 
-    /// How often everything is listed within an hour, where the watch is silent and breaks so often.
-    async fn lists_in_an_hour(breaks: usize, every: Duration) -> usize {
+    /// How often everything is listed in `minutes`, where the watch is silent and breaks so often.
+    async fn lists_in(minutes: u64, breaks: usize, every: Duration) -> usize {
         let left = Arc::new(AtomicUsize::new(breaks));
         let begin = || {
             let listed = stream::iter([Ok(Event::Init), Ok(Event::InitDone)]);
@@ -155,22 +153,28 @@ mod tests {
                 lists += usize::from(matches!(event, Ok(Event::InitDone)));
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(3600), watching).await.is_err(), "it ended");
+        assert!(tokio::time::timeout(Duration::from_secs(60 * minutes), watching).await.is_err(), "it ended");
         lists
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_a_break_everything_is_listed_anew() {
-        for soon_or_late in [1, 29, 31, 1000] {
-            assert_eq!(lists_in_an_hour(1, Duration::from_secs(soon_or_late)).await, 2, "{soon_or_late}");
+        for soon_or_late in [1, 29, 31, 500] {
+            assert_eq!(lists_in(10, 1, Duration::from_secs(soon_or_late)).await, 2, "{soon_or_late}");
         }
-        assert_eq!(lists_in_an_hour(1, Duration::from_secs(7200)).await, 1, "it never broke");
+        assert_eq!(lists_in(10, 0, Duration::ZERO).await, 1, "it never broke");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_breaks_and_breaks_causes_few_lists() {
-        let lists = lists_in_an_hour(usize::MAX, Duration::from_millis(1)).await;
+        let lists = lists_in(60, usize::MAX, Duration::from_millis(1)).await;
         assert!((90..=121).contains(&lists), "{lists}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_break_that_did_not_show_is_made_good() {
+        let lists = lists_in(24 * 60, 0, Duration::ZERO).await;
+        assert!((37..=49).contains(&lists), "{lists}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,6 +191,8 @@ mod tests {
 
     #[test]
     fn a_silent_watch_is_broken_only_when_it_should_have_ended() {
-        assert!(READ_TIMEOUT > WATCH_FOR + Duration::from_secs(10));
+        // `WATCH_IDLE_TIMEOUT_MARGIN` in watcher.rs of kube-runtime.
+        let ends_without_a_word = WATCH_FOR + Duration::from_secs(5);
+        assert!(READ_TIMEOUT > WATCH_FOR + Duration::from_secs(2) && READ_TIMEOUT < ends_without_a_word);
     }
 }
