@@ -32,8 +32,8 @@ const LEASE_DURATION: Duration = Duration::from_secs(15);
 const RENEWAL_PERIOD: Duration = Duration::from_secs(5);
 /// Time after which a renewal that failed is tried again, and the Lease of another is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// How long the API server may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long the API server may take in all.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Pauses of a replica that fails and does not lead grow to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// While the API server is away, an election fails again and again.
@@ -51,7 +51,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let leases = Api::namespaced(client, &namespace);
-    let mut candidate = Candidate { leases, lease, identity, others: LastSeen::default(), leads_until: None };
+    let mut candidate =
+        Candidate { leases, lease, identity, others: LastSeen::default(), leads_until: None, written: None };
     let announce = |leads: bool| {
         if leader.send_if_modified(|led| std::mem::replace(led, leads) != leads) {
             tracing::info!(leads, "the lead has changed");
@@ -62,6 +63,7 @@ pub async fn run(
     let mut warned: Option<Instant> = None;
     loop {
         announce(candidate.leads());
+        let begun = Instant::now();
         let Some(stood) = shutdown.run_until_cancelled(candidate.stand()).await else { break };
         match stood {
             Ok(()) => failures = 0,
@@ -77,7 +79,7 @@ pub async fn run(
             }
         }
         announce(candidate.leads());
-        if shutdown.run_until_cancelled(tokio::time::sleep(candidate.pause(failures))).await.is_none() {
+        if shutdown.run_until_cancelled(tokio::time::sleep(candidate.pause(failures, begun))).await.is_none() {
             break;
         }
     }
@@ -104,6 +106,8 @@ struct Candidate {
     others: LastSeen,
     /// From before the last renewal was sent, so that it ends for us before it does for others.
     leads_until: Option<Instant>,
+    /// The version of the Lease as we wrote it last, while nobody else is known to have written since.
+    written: Option<String>,
 }
 
 /// What another replica wrote last, and when we saw it first.
@@ -129,16 +133,23 @@ impl Candidate {
     }
 
     async fn hold(&mut self) -> kube::Result<bool> {
-        let found = self.leases.get_opt(&self.lease).await?;
         let now = MicroTime(Timestamp::now());
         let mut ours = json!({
             "holderIdentity": self.identity,
             "leaseDurationSeconds": LEASE_DURATION.as_secs(),
             "renewTime": now,
         });
+        if let Some(version) = self.written.take() {
+            match self.replace(Some(version), ours.clone()).await {
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                answer => return self.note(answer),
+            }
+        }
+        let found = self.leases.get_opt(&self.lease).await?;
         let Some(Lease { metadata: ObjectMeta { resource_version, .. }, spec }) = found else {
             ours["acquireTime"] = json!(now);
-            return written(self.create(ours).await);
+            let answer = self.create(ours).await;
+            return self.note(answer);
         };
         let spec = spec.unwrap_or_default();
         let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty());
@@ -149,7 +160,20 @@ impl Candidate {
             ours["acquireTime"] = json!(now);
             ours["leaseTransitions"] = json!(spec.lease_transitions.unwrap_or(0).saturating_add(1));
         }
-        written(self.replace(resource_version, ours).await)
+        let answer = self.replace(resource_version, ours).await;
+        self.note(answer)
+    }
+
+    /// Whether we are the one who wrote.
+    fn note(&mut self, answer: kube::Result<Lease>) -> kube::Result<bool> {
+        match answer {
+            Ok(lease) => {
+                self.written = lease.metadata.resource_version;
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The next leader then need not wait for the end of our lead.
@@ -182,9 +206,10 @@ impl Candidate {
         self.leases.patch(&self.lease, &parameters, &Patch::Merge(patch)).await
     }
 
-    fn pause(&self, failures: u32) -> Duration {
+    /// Until the next attempt. `begun` is when the last one was.
+    fn pause(&self, failures: u32, begun: Instant) -> Duration {
         if self.leads() {
-            let pause = if failures == 0 { RENEWAL_PERIOD } else { AGAIN_AFTER };
+            let pause = if failures == 0 { RENEWAL_PERIOD.saturating_sub(begun.elapsed()) } else { AGAIN_AFTER };
             return pause.min(self.lead_left());
         }
         let full = AGAIN_AFTER.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
@@ -202,15 +227,6 @@ impl LastSeen {
                 false
             }
         }
-    }
-}
-
-/// Whether we are the one who wrote.
-fn written(answer: kube::Result<Lease>) -> kube::Result<bool> {
-    match answer {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -14,11 +14,13 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Config,
     api::{Patch, PatchParams, PostParams},
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::util::MapFutureLayer;
 
 use crate::{
     progress::say,
@@ -63,7 +65,7 @@ pub async fn a_lead_that_cannot_be_renewed_is_kept_for_a_moment_and_not_announce
     let leases: Api<Lease> = Api::namespaced(world.client.clone(), &namespace);
     // As a process that was killed left it.
     renew(&leases, OURSELVES, "2026-01-01T00:00:00.000000Z").await?;
-    let account = bind_account(&world, &namespace).await?;
+    let account = bind_account(&world, &namespace, Duration::ZERO).await?;
     allow(&world, &namespace, &["get"]).await?;
     let candidate = Candidate::stand(account, &namespace);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -84,6 +86,18 @@ pub async fn a_lead_that_cannot_be_renewed_is_kept_for_a_moment_and_not_announce
     expect(since.elapsed() > Duration::from_secs(8), "the lead was given up at the first failure")?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     expect_equal("changes of the lead in the end", candidate.changes(), vec![true, false])
+}
+
+/// Each request takes three seconds.
+pub async fn a_slow_api_server_has_a_leader(world: Arc<World>) -> Result<(), Error> {
+    let namespace = world.namespace(&[]).await?;
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &namespace);
+    renew(&leases, OURSELVES, "2026-01-01T00:00:00.000000Z").await?;
+    allow(&world, &namespace, &["get", "patch"]).await?;
+    let candidate = Candidate::stand(bind_account(&world, &namespace, Duration::from_secs(3)).await?, &namespace);
+    candidate.comes_to(true, Duration::from_secs(15)).await?;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    expect_equal("changes of the lead", candidate.changes(), vec![true])
 }
 
 struct Candidate {
@@ -142,8 +156,8 @@ fn spec_of(lease: Lease) -> LeaseSpec {
     lease.spec.unwrap_or_default()
 }
 
-/// A client with the rights of [`allow`], which does not try again by itself.
-async fn bind_account(world: &World, namespace: &str) -> Result<Client, Error> {
+/// A client with the rights of [`allow`], which does not try again by itself, and whose requests take so long.
+async fn bind_account(world: &World, namespace: &str, delay: Duration) -> Result<Client, Error> {
     let binding = serde_json::from_value(json!({
         "metadata": {"name": LEASE},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": LEASE},
@@ -155,7 +169,11 @@ async fn bind_account(world: &World, namespace: &str) -> Result<Client, Error> {
         Kubeconfig::read_from(world.control_plane.service_account_kubeconfig(namespace, "default").await?)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    let slow = MapFutureLayer::new(move |answer| async move {
+        tokio::time::sleep(delay).await;
+        answer.await
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&slow).build())
 }
 
 async fn allow(world: &World, namespace: &str, verbs: &[&str]) -> Result<(), Error> {

@@ -79,6 +79,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         backup::what_happens_after_a_backup_was_restored_is_seen,
         election::whoever_holds_the_lease_is_not_believed_the_time,
         election::a_lead_that_cannot_be_renewed_is_kept_for_a_moment_and_not_announced,
+        election::a_slow_api_server_has_a_leader,
         log::a_log_that_takes_nothing_holds_up_no_pod,
         log::nothing_is_written_to_a_file,
     ]
