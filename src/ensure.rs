@@ -27,6 +27,7 @@ pub use self::{
     error::{EnsureError, Missing},
     reason::WriteReason,
 };
+pub use crate::domain::pull_secret::MAX_LOGIN_SERVERS;
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore, StoreError},
     clock::Clock,
@@ -69,9 +70,6 @@ pub struct Ensurer<C, S> {
     /// another, somebody has made it anew.
     outdated: Mutex<HashMap<String, Option<String>>>,
 }
-
-/// Keeps a pull secret far below the 1 MiB that a Secret may hold, whoever sends reviews: an entry takes up to 4 KB.
-pub const MAX_LOGIN_SERVERS: usize = 128;
 
 /// Namespaces whose demand is remembered before those that have no pull secret any more are forgotten.
 const MAX_DEMAND: usize = 20_000;

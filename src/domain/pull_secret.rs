@@ -31,6 +31,9 @@ pub const SECRET_TYPE: &str = "kubernetes.io/dockerconfigjson";
 /// The one key of its data.
 pub const DATA_KEY: &str = ".dockerconfigjson";
 
+/// Keeps a pull secret far below the 1 MiB that a Secret may hold, whoever sends reviews: an entry takes up to 4 KB.
+pub const MAX_LOGIN_SERVERS: usize = 128;
+
 /// The name of the pull secret, the same in every namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PullSecretName(String);

@@ -6,10 +6,15 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
 use super::{
-    DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, Lifetime, MANAGED_BY_LABEL, MANAGER, PullSecret,
-    RENEW_AT_ANNOTATION, SOURCE_HASH_ANNOTATION,
+    DATA_KEY, EXPIRES_AT_ANNOTATION, HOSTS_ANNOTATION, Lifetime, MANAGED_BY_LABEL, MANAGER, MAX_LOGIN_SERVERS,
+    PullSecret, RENEW_AT_ANNOTATION, SOURCE_HASH_ANNOTATION,
 };
 use crate::image::LoginServer;
+
+/// A host name and a port, of which we never store a longer one.
+const LONGEST_HOST: usize = 253 + ":65535".len();
+/// Of any hash that we ever store.
+const LONGEST_HASH: usize = 128;
 
 /// What is known of a stored pull secret from its metadata alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +48,21 @@ impl StoredPullSecret {
     /// Reads the metadata of a Secret. What is missing or malformed counts as not there.
     pub fn from_metadata(metadata: &ObjectMeta) -> Self {
         let label = metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL));
-        let annotation = |key| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
-        let hosts = annotation(HOSTS_ANNOTATION).map_or("", String::as_str).split(',');
+        let is_ours = label.is_some_and(|value| value == MANAGER);
+        // What somebody else made is never used, and how long its annotations are is up to them.
+        let annotations = metadata.annotations.as_ref().filter(|_| is_ours);
+        let annotation = |key| annotations.and_then(|annotations| annotations.get(key));
+        let listed = annotation(HOSTS_ANNOTATION).map_or("", String::as_str).split(',').filter(|host| !host.is_empty());
+        let written_by_us = |host: &&str| host.len() <= LONGEST_HOST;
+        let hosts: BTreeSet<_> =
+            listed.clone().take(MAX_LOGIN_SERVERS).filter(written_by_us).map(str::to_owned).collect();
+        let is_cut = listed.take(MAX_LOGIN_SERVERS + 1).count() > hosts.len();
         Self {
-            origin: if label.is_some_and(|value| value == MANAGER) { Origin::Ours } else { Origin::Foreign },
-            hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(),
+            origin: if is_ours { Origin::Ours } else { Origin::Foreign },
+            hosts,
             lifetime: lifetime(annotation(RENEW_AT_ANNOTATION), annotation(EXPIRES_AT_ANNOTATION)),
-            source_hash: annotation(SOURCE_HASH_ANNOTATION).cloned(),
-            untouched: is_ours(metadata.managed_fields.as_deref().unwrap_or_default()),
+            source_hash: annotation(SOURCE_HASH_ANNOTATION).filter(|hash| hash.len() <= LONGEST_HASH).cloned(),
+            untouched: !is_cut && owns_data_and_hosts(metadata.managed_fields.as_deref().unwrap_or_default()),
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
         }
@@ -96,7 +108,7 @@ fn lifetime(renew_at: Option<&String>, expires_at: Option<&String>) -> Option<Li
 
 /// Do we own data and hosts? Whoever writes something else becomes its owner in our place; whoever applies the same becomes
 /// one beside us, and nothing is wrong with that.
-fn is_ours(managed_fields: &[ManagedFieldsEntry]) -> bool {
+fn owns_data_and_hosts(managed_fields: &[ManagedFieldsEntry]) -> bool {
     let hosts = ["f:metadata".to_owned(), "f:annotations".to_owned(), format!("f:{HOSTS_ANNOTATION}")];
     let data = ["f:data".to_owned(), format!("f:{DATA_KEY}")];
     [&data[..], &hosts[..]].into_iter().all(|path| {

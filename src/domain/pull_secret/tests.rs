@@ -199,6 +199,31 @@ fn what_does_not_cover() {
     assert!(!covers(&|metadata| metadata.annotations = None), "no annotations");
 }
 
+/// Whoever may write annotations chooses how long they are.
+#[test]
+fn little_is_kept_of_what_somebody_else_wrote() {
+    let kept = |change: &dyn Fn(&mut ObjectMeta)| {
+        let mut metadata = stored_metadata(&two_hosts());
+        let many: Vec<_> = (0..50_000).map(|number| format!("a{number}")).collect();
+        let long = ["contoso.azurecr.io".to_owned(), "a".repeat(200_000)];
+        let hash = ("x".repeat(200_000), SOURCE_HASH_ANNOTATION);
+        let values = [(many.join(","), HOSTS_ANNOTATION), (long.join(","), HOSTS_ANNOTATION), hash];
+        values.map(|(value, key)| {
+            metadata.annotations.get_or_insert_default().insert(key.to_owned(), value);
+            change(&mut metadata);
+            let stored = StoredPullSecret::from_metadata(&metadata);
+            let bytes =
+                stored.hosts.iter().map(String::len).sum::<usize>() + stored.source_hash.map_or(0, |it| it.len());
+            (bytes, stored.untouched)
+        })
+    };
+    let ours = kept(&|_| {});
+    assert!(ours.iter().all(|(bytes, _)| *bytes < 10_000), "{ours:?}");
+    assert!(!ours[0].1 && !ours[1].1, "it is not what we wrote, so it is mended");
+    let foreign = kept(&|metadata| metadata.labels = None);
+    assert!(foreign.iter().all(|(bytes, _)| *bytes == 0), "{foreign:?}");
+}
+
 #[test]
 fn a_pull_secret_is_untouched_while_we_own_data_and_hosts() {
     let hosts = json!({"f:metadata": {"f:annotations": {"f:acr-pull-injector.io/hosts": {}}}});
