@@ -50,6 +50,8 @@ enum CertificateFilesError {
     },
     #[error("the certificate in {directory} expired at {not_after}: store a new one", directory = directory.display())]
     Expired { directory: PathBuf, not_after: Timestamp },
+    #[error("the certificate in {directory} is valid only from {not_before}: it is taken then", directory = directory.display())]
+    NotYetValid { directory: PathBuf, not_before: Timestamp },
 }
 
 /// What both files held at one look.
@@ -99,9 +101,13 @@ impl CertificateFiles {
             Some(not_after) => pair.under(not_after),
             None => pair,
         };
-        let not_after = pair.not_after();
-        if not_after < Timestamp::now() {
+        let (now, not_before, not_after) = (Timestamp::now(), pair.not_before(), pair.not_after());
+        if not_after < now {
             return Err(CertificateFilesError::Expired { directory: self.directory.clone(), not_after });
+        }
+        // Where nothing else can be served, it may be our clock that is behind.
+        if not_before > now && serving.not_after().is_some_and(|not_after| not_after > now) {
+            return Err(CertificateFilesError::NotYetValid { directory: self.directory.clone(), not_before });
         }
         serving.load(pair);
         tracing::info!(directory = %self.directory.display(), %not_after, "serving certificate loaded");

@@ -160,7 +160,14 @@ impl Rounds {
         };
         let (stored, steps) = self.settle(self.starting_point(&read), &published, Timestamp::now())?;
         if stored != read.stored || !read.exists() || !read.bundle_is_right() {
-            self.secret.write(&read, &stored).await?;
+            if let Err(error) = self.secret.write(&read, &stored).await {
+                // What is stored already is as good as it was, also for a replica that has only just started.
+                if serving_leaf(&read.stored, Timestamp::now()).is_ok() {
+                    self.serve(&read.stored);
+                    self.publish(configuration?, &read.stored).await?;
+                }
+                return Err(error.into());
+            }
             tracing::info!(secret = %self.plan.secret_name, ?steps, "certificates written");
         }
         self.serve(&stored);

@@ -21,12 +21,16 @@ struct Pair {
 }
 
 fn pair(days: i64) -> Pair {
+    pair_from(Timestamp::now().as_second() - 3600, days)
+}
+
+fn pair_from(not_before: i64, days: i64) -> Pair {
     let now = Timestamp::now().as_second();
     let not_after = now + days * 24 * 3600;
     let date = |second| time::OffsetDateTime::from_unix_timestamp(second).unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["webhook.own.svc".to_owned()]).unwrap();
-    params.not_before = date(now.min(not_after) - 3600);
+    params.not_before = date(not_before.min(not_after - 3600));
     params.not_after = date(not_after);
     let certificate = params.self_signed(&key).unwrap();
     Pair { chain: certificate.pem(), key: key.serialize_pem(), not_after: Timestamp::from_second(not_after).unwrap() }
@@ -138,6 +142,21 @@ async fn bad_contents_keep_the_last_good_pair_and_good_ones_follow() {
     let with_intermediate = format!("{}{}", next.chain, pair(9).chain);
     swap(watched.directory.path(), 6, &with_intermediate, &next.key);
     watched.until_served(next.not_after).await;
+}
+
+#[tokio::test]
+async fn a_pair_that_is_not_valid_yet_waits_until_it_is() {
+    let watched = watch();
+    let now = Timestamp::now().as_second();
+    let (tomorrow, good, soon) = (pair_from(now + 86_400, 2), pair(1), pair_from(now + 3, 3));
+    swap(watched.directory.path(), 0, &tomorrow.chain, &tomorrow.key);
+    watched.until_served(tomorrow.not_after).await; // no other is there
+    swap(watched.directory.path(), 1, &good.chain, &good.key);
+    watched.until_served(good.not_after).await;
+    watched.refuses(2, &tomorrow.chain, &tomorrow.key).await;
+    swap(watched.directory.path(), 3, &soon.chain, &soon.key);
+    watched.until_served(soon.not_after).await;
+    assert!(Timestamp::now().as_second() >= now + 3, "too early");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use certs::{
     stored::{AUTHORITIES, StoredCertificates},
 };
 use cluster::{Cluster, cluster};
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 use webhook::{Webhook, handshake};
 
@@ -42,17 +43,8 @@ impl Deployment {
         }
         cluster.install_configuration(name, &deployment.replicas).await;
         for replica in &deployment.replicas {
-            let self_managed = SelfManaged {
-                client: client.clone(),
-                namespace: cluster::NAMESPACE.to_owned(),
-                secret_name: name.to_owned(),
-                dns_names: vec!["localhost".to_owned()],
-                webhook_configuration: name.to_owned(),
-                field_manager: "certs-test".to_owned(),
-                lifetimes: lifetimes.clone(),
-                check_interval: Duration::from_millis(100),
-            };
-            let run = self_managed.run(replica.serving.clone(), deployment.shutdown.clone());
+            let run =
+                self_managed(client.clone(), name, lifetimes).run(replica.serving.clone(), deployment.shutdown.clone());
             deployment.running.push(tokio::spawn(run));
         }
         deployment
@@ -77,6 +69,19 @@ impl Deployment {
         for running in self.running {
             tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap();
         }
+    }
+}
+
+fn self_managed(client: Client, name: &str, lifetimes: &Lifetimes) -> SelfManaged {
+    SelfManaged {
+        client,
+        namespace: cluster::NAMESPACE.to_owned(),
+        secret_name: name.to_owned(),
+        dns_names: vec!["localhost".to_owned()],
+        webhook_configuration: name.to_owned(),
+        field_manager: "certs-test".to_owned(),
+        lifetimes: lifetimes.clone(),
+        check_interval: Duration::from_millis(100),
     }
 }
 
@@ -214,6 +219,30 @@ fn a_secret_that_is_deleted_or_emptied_by_hand_heals_without_a_failed_handshake(
         let records = String::from_utf8(cluster.secret_data("deleted").await[AUTHORITIES].clone()).unwrap();
         let records: serde_json::Value = serde_json::from_str(&records).unwrap();
         assert_eq!(records[0].get("key"), None, "a deletion asks for new keys");
+        deployment.stop().await;
+    });
+}
+
+/// A step is due, and what it makes cannot be stored.
+#[test]
+fn what_is_stored_serves_although_nothing_can_be_written() {
+    cluster::block_on(async {
+        let cluster = cluster().await;
+        let mut deployment = Deployment::start(cluster, "refused", 1, &Lifetimes::default()).await;
+        deployment.until_it_verifies(cluster).await;
+        cluster.make_secret_immutable("refused").await;
+
+        let replica = Webhook::start(ServingCertificate::new()).await;
+        let another_name = SelfManaged {
+            dns_names: vec!["localhost".to_owned(), "renamed".to_owned()],
+            ..self_managed(cluster.client.clone(), "refused", &Lifetimes::default())
+        };
+        let run = another_name.run(replica.serving.clone(), deployment.shutdown.clone());
+        deployment.replicas.push(replica);
+        deployment.running.push(tokio::spawn(run));
+        deployment.until_it_verifies(cluster).await;
+        cluster.set_timeout_and_remove_bundles("refused", 7).await;
+        deployment.until_it_verifies(cluster).await;
         deployment.stop().await;
     });
 }

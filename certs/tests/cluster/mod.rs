@@ -43,7 +43,7 @@ pub(crate) async fn cluster() -> &'static Cluster {
 
 pub(crate) struct Cluster {
     control_plane: ControlPlane,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// Every state of a Secret since the recording began.
@@ -169,6 +169,11 @@ impl Cluster {
 
     pub(crate) async fn empty_secret(&self, name: &str) {
         let patch = Patch::Merge(json!({"data": null}));
+        self.namespaced::<Secret>().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub(crate) async fn make_secret_immutable(&self, name: &str) {
+        let patch = Patch::Merge(json!({"immutable": true}));
         self.namespaced::<Secret>().patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
