@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, core::PartialObjectMeta};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,18 +26,22 @@ pub struct KubernetesNamespaces {
     client: Client,
     cache: WatchCache<Namespace>,
     reads: Flights,
+    places: Semaphore,
     /// When namespaces that exist were read, those that still count.
     read_at: Mutex<HashMap<String, Instant>>,
 }
 
 /// How long what was read counts. A namespace that gets nothing is read no more often, however many pods are made in it.
 const COUNTS_FOR: Duration = Duration::from_secs(5);
+/// Whoever may send reviews may make up namespaces, each of which is looked for.
+const READS_AT_ONCE: usize = 32;
 
 impl KubernetesNamespaces {
     /// Knows nothing until [`KubernetesNamespaces::follow`] runs.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, cache: WatchCache::new(), reads: Flights::default(), read_at: Mutex::default() }
+        let (reads, places) = (Flights::default(), Semaphore::new(READS_AT_ONCE));
+        Self { client, cache: WatchCache::new(), reads, places, read_at: Mutex::default() }
     }
 
     /// Keeps the cache current by `watches` until `shutdown`.
@@ -65,6 +69,8 @@ impl NamespaceSource for KubernetesNamespaces {
         {
             return Ok(Some((*known).clone()));
         }
+        // Never closed.
+        let _place = self.places.acquire().await;
         let api: Api<v1::Namespace> = Api::all(self.client.clone());
         let read = within_limit(api.get_metadata_opt(name)).await?;
         let Some((found, metadata)) = read.and_then(|read| Some((namespace(&read.metadata)?, read.metadata))) else {
@@ -169,6 +175,20 @@ mod tests {
             assert_eq!((asked.load(Ordering::SeqCst), namespaces.cached("gone")), (times, None));
         }
         assert!(namespaces.read_at().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_made_up_are_looked_for_some_at_a_time() {
+        let (namespaces, asked) = namespaces();
+        let names: Vec<_> = (0..100).map(|number| format!("made-up-{number}")).collect();
+        let reads = futures_util::future::join_all(names.iter().map(|name| namespaces.read(name)));
+        let watching = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            asked.load(Ordering::SeqCst)
+        };
+        let (reads, asked_at_once) = futures_util::future::join(reads, watching).await;
+        assert_eq!((asked_at_once, asked.load(Ordering::SeqCst)), (READS_AT_ONCE, 100));
+        assert!(reads.iter().all(|read| read.as_ref().is_ok_and(Option::is_none)));
     }
 
     #[test]
