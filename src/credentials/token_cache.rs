@@ -4,7 +4,7 @@
 mod renewal;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -265,12 +265,20 @@ impl TokenCache {
         credential.lifetime.is_some_and(|lifetime| lifetime.expires_at > now).then(|| credential.clone())
     }
 
-    /// States for each rule when the first of its tokens expires.
+    /// States for each rule when the first of its tokens expires that is needed.
     fn report_expiry(&self) {
-        let kept = self.kept();
-        for registry in &kept.registries {
-            let expiries = kept.last_good.iter().filter(|((owner, _), _)| owner == registry);
-            let earliest = expiries.filter_map(|(_, credential)| Some(credential.lifetime?.expires_at)).min();
+        let (mut guard, now) = (self.kept(), self.clock.now());
+        let Kept { registries, hosts, last_good, .. } = &mut *guard;
+        let users = |((_, host), entry): (&(_, RegistryHost), &Arc<Entry>)| -> Vec<_> {
+            entry.registries().iter().map(|registry| (registry.clone(), host.clone())).collect()
+        };
+        let needed: HashSet<_> = hosts.iter().flat_map(users).collect();
+        let expires_at = |credential: &RegistryCredential| credential.lifetime.map(|lifetime| lifetime.expires_at);
+        // One that a changed identity left behind, and that nobody has asked for since.
+        last_good.retain(|key, credential| needed.contains(key) || expires_at(credential).is_none_or(|end| end > now));
+        for registry in registries.iter() {
+            let expiries = last_good.iter().filter(|(key, _)| key.0 == *registry && needed.contains(*key));
+            let earliest = expiries.filter_map(|(_, credential)| expires_at(credential)).min();
             self.metrics.credential_expiry(registry.as_str(), earliest);
         }
     }

@@ -83,6 +83,32 @@ async fn a_rule_that_is_gone_gives_nothing_and_is_not_renewed() {
     assert_eq!(world.fake.entra().requests(), asked);
 }
 
+/// A login server was left out of the rule, and then the secret changed.
+#[tokio::test]
+async fn a_token_that_nobody_needs_any_more_is_not_told_of() {
+    let world = World::start().await;
+    let hosts = ["contoso", "fabrikam"].map(|name| world.fake.login_server(name));
+    world.fake.registry("fabrikam").grant(CLIENT);
+    let credentials = world.credentials_of(&world.configuration_of(&hosts, &world.secret_credential())).await;
+    for host in &hosts {
+        world.credential_for(&credentials, host).await.unwrap();
+    }
+    credentials.configure(&Configuration::parse(&world.configuration()).unwrap()).await;
+    world.advance(60);
+    world.fake.entra().application(CLIENT).add_secret("second");
+    world.store_secret("second\n");
+    assert!(credentials.reread().await);
+    for _ in 0..4 {
+        credentials.renew_due().await;
+        world.advance(60 * 60);
+    }
+    credentials.renew_due().await;
+    let end = world.metric("registry_credential_expiry_timestamp_seconds{registry=\"contoso\"}");
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
+    let now = world.now() as f64;
+    assert!(end.is_some_and(|end| end > now), "{end:?}, and it is {now}");
+}
+
 #[tokio::test]
 async fn a_ca_file_that_changes_is_read_again() {
     let world = World::start().await;
