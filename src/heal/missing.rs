@@ -61,7 +61,8 @@ const AT_ONCE: usize = 8;
 /// How long the same pod is not looked at again.
 const HANDLED_FOR: Duration = Duration::from_secs(10);
 const MAX_HANDLED: usize = 10_000;
-/// Complaints from before our start that are older may be about what is right by now.
+/// Complaints that are older, as every list has them, may be about what is right by now. A kubelet repeats its own within this
+/// time.
 const OLD: SignedDuration = SignedDuration::from_mins(5);
 
 impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSecrets<C, S, N> {
@@ -73,13 +74,12 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
 
     /// Hears the complaints that the API server still has (an hour's worth, by default), and then every new one, for ever.
     pub async fn follow(&self) {
-        let old = self.healer.ensurer.clock.now() - OLD;
         let watched = watching::follow(self.events.clone(), Some(FIELDS.to_owned()));
         let complaints = watched.filter_map(|event| std::future::ready(self.complaint(event)));
         complaints
             .for_each_concurrent(AT_ONCE, async |complaint| {
                 let key = (complaint.pod.namespace.clone(), complaint.pod.name.clone());
-                if self.is_new(&key) && self.handle(complaint, old).await.is_err() {
+                if self.is_new(&key) && self.handle(complaint).await.is_err() {
                     // The kubelet's next complaint is heard.
                     self.handled().remove(&key);
                 }
@@ -100,9 +100,10 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> MissingPullSec
         }
     }
 
-    async fn handle(&self, complaint: Complaint, old: Timestamp) -> Result<(), NotHandled> {
+    async fn handle(&self, complaint: Complaint) -> Result<(), NotHandled> {
         let Complaint { pod, at } = complaint;
         let healer = &self.healer;
+        let old = healer.ensurer.clock.now() - OLD;
         let settings = healer.ensurer.settings.load_full();
         if settings.excludes(&pod.namespace) {
             return Ok(());
