@@ -270,7 +270,7 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                     Some(error) => return Err(error),
                     None => self.delete(namespace, previous).await,
                 },
-                Some(previous) if previous.untouched && !previous.is_older_than(secret, assembly.content.as_ref()) => {
+                Some(previous) if !self.is_worth_writing(secret, previous, assembly.content.as_ref()) => {
                     return Ok(self.finish(namespace, assembly));
                 }
                 Some(previous) => match self.update(namespace, secret, previous).await {
@@ -290,6 +290,13 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             }
         }
         Err(StoreError::Conflict.into())
+    }
+
+    fn is_worth_writing(&self, secret: &PullSecret, previous: &StoredPullSecret, content: Option<&PullSecret>) -> bool {
+        let now = self.clock.now();
+        let is_set_right =
+            || previous.is_ahead(now) && !secret.lifetime().is_some_and(|lifetime| lifetime.is_ahead(now));
+        !previous.untouched || previous.is_older_than(secret, content) || is_set_right()
     }
 
     /// One line for each write. Of one that failed, whoever wanted it says more, and not every time: an API server that is

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -53,6 +53,8 @@ pub struct Renewed<T> {
 #[derive(Debug)]
 struct State<T> {
     current: Option<Fetched<T>>,
+    /// The time of renewal by a clock that nobody sets back.
+    renew_by: Instant,
     margin: Duration,
     failure: Option<Failure>,
 }
@@ -67,7 +69,7 @@ struct Failure {
 impl<T: Clone> Renewed<T> {
     /// No value yet.
     pub fn new(clock: Clock) -> Self {
-        let state = State { current: None, margin: Duration::ZERO, failure: None };
+        let state = State { current: None, renew_by: Instant::now(), margin: Duration::ZERO, failure: None };
         Self { clock, state: Mutex::new(state), flight: tokio::sync::Mutex::default() }
     }
 
@@ -106,7 +108,9 @@ impl<T: Clone> Renewed<T> {
     pub fn is_due(&self) -> bool {
         let now = self.clock.now();
         let state = self.state();
-        state.current.as_ref().is_none_or(|current| current.lifetime.renew_at <= now) && state.waiting(now).is_none()
+        let is_over = |lifetime: Lifetime| lifetime.renew_at <= now || lifetime.is_ahead(now);
+        let is_wanted = state.current.as_ref().is_none_or(|current| is_over(current.lifetime));
+        (is_wanted || state.renew_by <= Instant::now()) && state.waiting(now).is_none()
     }
 
     /// Does somebody fetch it right now?
@@ -167,8 +171,14 @@ impl<T: Clone> Renewed<T> {
         let mut state = self.state();
         match fetched {
             Ok(fetched) => {
-                let life = Duration::try_from(fetched.lifetime.expires_at.duration_since(now)).unwrap_or_default();
-                *state = State { current: Some(fetched.clone()), margin: LONGEST_MARGIN.min(life / 10), failure: None };
+                let left = |end: Timestamp| Duration::try_from(end.duration_since(now)).unwrap_or_default();
+                let (renew_by, life) = (left(fetched.lifetime.renew_at), left(fetched.lifetime.expires_at));
+                *state = State {
+                    current: Some(fetched.clone()),
+                    renew_by: Instant::now() + renew_by,
+                    margin: LONGEST_MARGIN.min(life / 10),
+                    failure: None,
+                };
                 Ok(fetched)
             }
             Err(Failed { error, not_before }) => {

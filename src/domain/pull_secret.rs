@@ -134,6 +134,17 @@ pub struct Lifetime {
     pub expires_at: Timestamp,
 }
 
+impl Lifetime {
+    /// Was it written by a clock that has been set back since? A renewal falls due at half of a token's life, 10 % earlier or
+    /// later by chance, so what is left before it is never longer than five quarters of what is left after it.
+    pub fn is_ahead(self, now: Timestamp) -> bool {
+        let before = self.renew_at.duration_since(now).as_secs_f64();
+        let after = self.expires_at.duration_since(self.renew_at).as_secs_f64();
+        // A few minutes more, since no two clocks agree.
+        before > 1.5 * after.max(0.0)
+    }
+}
+
 /// Tells whether a credential was made from what is stored now: the same after every renewal of a token, another when the
 /// operator changes the credential behind it. A SHA-256 in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

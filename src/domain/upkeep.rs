@@ -39,6 +39,7 @@ pub fn upkeep(stored: &StoredPullSecret, namespace: &Namespace, settings: &Setti
     // The two times are annotations, which somebody may have changed: what has expired is due whatever the other says.
     let due = stored.lifetime.is_some_and(|lifetime| {
         now >= lifetime.expires_at
+            || lifetime.is_ahead(now)
             || now >= lifetime.renew_at + spread(&namespace.name, lifetime.expires_at.duration_since(lifetime.renew_at))
     });
     due.then_some(Upkeep::Renew)
@@ -175,11 +176,24 @@ mod tests {
 
     #[test]
     fn what_has_expired_is_renewed_whatever_else_its_annotations_say() {
-        let lifetime = Lifetime { renew_at: Timestamp::MAX, expires_at: at("11:30:00") };
+        for (renew_at, time) in [("11:29:59", "11:30:00"), ("23:00:00", "11:30:00"), ("23:00:00", "10:00:00")] {
+            let lifetime = Lifetime { renew_at: at(renew_at), expires_at: at("11:30:00") };
+            let stored = StoredPullSecret { lifetime: Some(lifetime), ..stored(&["contoso.azurecr.io"]) };
+            let needed = upkeep(&stored, &namespace("team-a", &[]), &settings(), at(time));
+            assert_eq!(needed, Some(Upkeep::Renew), "to be renewed at {renew_at}, and it is {time}");
+        }
+    }
+
+    #[test]
+    fn what_a_clock_wrote_that_was_set_back_is_renewed() {
+        // Of a token of three hours, as late as chance may have it.
+        let lifetime = Lifetime { renew_at: at("11:39:00"), expires_at: at("13:00:00") };
         let stored = StoredPullSecret { lifetime: Some(lifetime), ..stored(&["contoso.azurecr.io"]) };
         let needed = |time: &str| upkeep(&stored, &namespace("team-a", &[]), &settings(), at(time));
-        assert_eq!(needed("11:29:59"), None);
-        assert_eq!(needed("11:30:00"), Some(Upkeep::Renew));
+        assert_eq!(needed("10:00:00"), None, "it was made just now");
+        assert_eq!(needed("09:40:00"), None, "by a clock that is some minutes ahead");
+        assert_eq!(needed("08:00:00"), Some(Upkeep::Renew), "two hours later by a right clock");
+        assert!(!stored.covers([], at("08:00:00")), "a pod that comes has it rewritten");
     }
 
     #[test]

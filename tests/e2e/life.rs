@@ -333,6 +333,15 @@ pub async fn a_clock_that_jumps_stops_nothing(world: Arc<World>) -> Result<(), E
         let exchanges = case.azure.registry("contoso").exchanges() - exchanges;
         expect(exchanges <= 12, format!("{exchanges} exchanges in five minutes, the clock is ahead by {hours} h"))?;
     }
+    // Set back for longer than a token lives: by a clock that shows the past none would ever end.
+    *case.ahead.lock().unwrap() = SignedDuration::from_hours(-5);
+    for _ in 0..48 {
+        case.advance(&replica, SignedDuration::from_mins(5)).await?;
+        case.ensure_all(&replica).await?;
+        expect(case.all_can_pull().await?, "a pull secret is of no use, the clock is behind by 5 h")?;
+    }
+    *case.ahead.lock().unwrap() = SignedDuration::ZERO;
+    case.advance(&replica, SignedDuration::from_secs(10)).await?;
     let before = case.azure.registry("contoso").exchanges();
     for _ in 0..48 {
         case.advance(&replica, SignedDuration::from_mins(5)).await?;

@@ -87,12 +87,18 @@ impl StoredPullSecret {
         self.lifetime.is_some_and(|lifetime| lifetime.expires_at <= now)
     }
 
+    /// Were its tokens written by a clock that has been set back since? They end sooner than they say.
+    pub fn is_ahead(&self, now: Timestamp) -> bool {
+        self.lifetime.is_some_and(|lifetime| lifetime.is_ahead(now))
+    }
+
     /// Can a pod pull from all these login servers with it, as far as we know? The hosts are compared as the kubelet
     /// does, by letter case and port.
     pub fn covers<'a>(&self, login_servers: impl IntoIterator<Item = &'a LoginServer>, now: Timestamp) -> bool {
         self.origin == Origin::Ours
             && self.untouched
             && !self.is_expired(now)
+            && !self.is_ahead(now)
             && login_servers.into_iter().all(|login_server| self.hosts.contains(login_server.as_str()))
     }
 }
