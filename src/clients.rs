@@ -14,7 +14,7 @@ use kube::{
     client::{Body, ClientBuilder},
 };
 use tokio::time::Instant;
-use tower::{BoxError, filter::FilterLayer, util::MapResultLayer};
+use tower::{BoxError, filter::FilterLayer, service_fn, util::MapResultLayer};
 
 use crate::watching;
 
@@ -26,9 +26,9 @@ pub struct Clients {
     pub patient: Client,
     /// Takes the first answer: for requests whose refusal is an answer, as that of an eviction is.
     pub single_attempt: Client,
-    /// Takes the first answer, and lets no watch begin while another of the same objects has only just begun: kube's
-    /// `watcher` would begin one after the other, without a pause or a word, where each is empty. Each request has a
-    /// connection of its own: that of another may have died in the meantime, which takes a watch longer than a minute to see.
+    /// Lists and watches; takes the first answer. It lets no watch begin while another of the same objects has only just
+    /// begun: kube's `watcher` would begin one after the other, without a pause or a word, where each is empty. Each watch has
+    /// a connection of its own: that of another may have died in the meantime, which takes a watch longer than a minute to see.
     pub watches: Client,
 }
 
@@ -36,6 +36,9 @@ pub struct Clients {
 /// long a new one may take. After a network was cut, each dead connection costs one request at most, and those that nobody
 /// uses none.
 const SILENCE: Duration = Duration::from_secs(10);
+/// The same for a list. An API server that has too much to do lets one wait for up to 15 s
+/// (<https://kubernetes.io/docs/concepts/cluster-administration/flow-control/>).
+const SILENCE_OF_A_LIST: Duration = Duration::from_secs(20);
 /// A watch that follows another sooner was begun without a pause. Shorter than each pause of
 /// [`watching::follow`].
 const AT_ONCE: Duration = Duration::from_millis(400);
@@ -50,8 +53,8 @@ impl Clients {
         let patient = Client::try_from(config.clone())?;
         config.default_retry = false;
         let single_attempt = Client::try_from(config.clone())?;
-        config.read_timeout = Some(watching::READ_TIMEOUT);
-        Ok(Self { patient, single_attempt, watches: watches(config)? })
+        let watches = lists_and_watches(config)?;
+        Ok(Self { patient, single_attempt, watches })
     }
 }
 
@@ -64,18 +67,33 @@ enum WatchError {
     Redirect(StatusCode),
 }
 
-fn watches(config: Config) -> kube::Result<Client> {
+/// Pages of a list follow each other on one connection: handshakes would take most of the time.
+fn lists_and_watches(mut config: Config) -> kube::Result<Client> {
+    let namespace = config.default_namespace.clone();
+    config.read_timeout = Some(SILENCE_OF_A_LIST);
+    let lists = Client::try_from(config.clone())?;
+    config.read_timeout = Some(watching::READ_TIMEOUT);
+    let watches = paced(config)?;
+    let by_kind = service_fn(move |request: Request<Body>| {
+        let client = if is_watch(&request) { &watches } else { &lists }.clone();
+        async move { client.send(request).await }
+    });
+    Ok(Client::new(by_kind, namespace))
+}
+
+fn is_watch<B>(request: &Request<B>) -> bool {
+    request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"))
+}
+
+fn paced(config: Config) -> kube::Result<Client> {
     let mut begun: HashMap<String, Instant> = HashMap::new();
-    let paced = move |mut request: Request<Body>| {
-        let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
-        if is_watch && begun.get(request.uri().path()).is_some_and(|at| at.elapsed() < AT_ONCE) {
+    let paced = move |mut watch: Request<Body>| {
+        if begun.get(watch.uri().path()).is_some_and(|at| at.elapsed() < AT_ONCE) {
             return Err(WatchError::EndedAtOnce);
         }
-        if is_watch {
-            begun.insert(request.uri().path().to_owned(), Instant::now());
-        }
-        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        Ok(request)
+        begun.insert(watch.uri().path().to_owned(), Instant::now());
+        watch.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        Ok(watch)
     };
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&MapResultLayer::new(no_redirect))

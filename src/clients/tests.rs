@@ -17,8 +17,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, core::PartialObjectMeta};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::{
+    Api,
+    api::{ListParams, WatchParams},
+    core::PartialObjectMeta,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -46,6 +50,7 @@ struct Server {
     url: hyper::Uri,
     /// Connections from before a change never say a word again, nor do they end.
     silences: watch::Sender<()>,
+    accepted: Arc<AtomicUsize>,
     _connections: JoinSet<()>,
 }
 
@@ -55,10 +60,13 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let silences = watch::Sender::new(());
         let silence = silences.clone();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
         let mut connections = JoinSet::new();
         connections.spawn(async move {
             let mut served = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 let (answer, mut silenced) = (answer.clone(), silence.subscribe());
                 served.spawn(async move {
                     let answers = service_fn(move |request| {
@@ -79,16 +87,12 @@ impl Server {
                 });
             }
         });
-        Self { url, silences, _connections: connections }
+        Self { url, silences, accepted, _connections: connections }
     }
 
     fn clients(&self) -> Clients {
         Clients::new(Config::new(self.url.clone())).unwrap()
     }
-}
-
-fn is_watch(request: &Request<Incoming>) -> bool {
-    request.uri().query().is_some_and(|query| query.contains("watch=true"))
 }
 
 /// Follows namespaces, and tells when the first list is in.
@@ -149,36 +153,56 @@ async fn an_empty_watch_is_begun_anew_after_a_pause() {
 #[tokio::test]
 async fn connections_that_died_cost_one_request() {
     let server = Server::start(|_| answer(200, TEAM_A)).await;
-    let Clients { patient, single_attempt, .. } = server.clients();
-    let clients = [patient, single_attempt].map(Api::<Namespace>::all);
-    for namespaces in &clients {
+    let Clients { patient, single_attempt, watches } = server.clients();
+    // What is read through the client for watches without watching is silent for as long as a list may be.
+    let clients = [(patient, SILENCE), (single_attempt, SILENCE), (watches, SILENCE_OF_A_LIST)];
+    let clients = clients.map(|(client, silence)| (Api::<Namespace>::all(client), silence + Duration::from_secs(3)));
+    for (namespaces, _) in &clients {
         for read in join_all((0..8).map(|_| namespaces.get("team-a"))).await {
             read.unwrap();
         }
     }
     server.silences.send_replace(());
     let died = Instant::now();
-    join_all(clients.iter().map(async |namespaces| {
-        while !matches!(tokio::time::timeout(Duration::from_secs(15), namespaces.get("team-a")).await, Ok(Ok(_))) {
-            assert!(died.elapsed() < Duration::from_secs(13), "no answer {:?} later", died.elapsed());
+    join_all(clients.iter().map(async |(namespaces, within)| {
+        while !matches!(tokio::time::timeout(*within, namespaces.get("team-a")).await, Ok(Ok(_))) {
+            assert!(died.elapsed() < *within, "no answer {:?} later", died.elapsed());
         }
     }))
     .await;
 }
 
-/// A watch may be silent for so long that the next request on its connection would cost more than a minute.
+/// Begins a watch of the config maps of namespace `team-{number}`.
+async fn watch_config_maps(client: &Client, number: usize) {
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &format!("team-{number}"));
+    let watch = tokio::time::timeout(Duration::from_secs(5), config_maps.watch(&WatchParams::default(), "1")).await;
+    drop(watch.expect("it waits on a connection that is dead").unwrap());
+}
+
+/// A watch may be silent for so long that the next one on its connection would cost more than a minute.
 #[tokio::test]
 async fn connections_that_died_cost_no_watch() {
-    let server = Server::start(|_| answer(200, TEAM_A)).await;
-    let namespaces: Api<Namespace> = Api::all(server.clients().watches);
-    for read in join_all((0..8).map(|_| namespaces.get("team-a"))).await {
-        read.unwrap();
-    }
+    let server = Server::start(|_| answer(200, "")).await;
+    let client = server.clients().watches;
+    join_all((0..8).map(|number| watch_config_maps(&client, number))).await;
     server.silences.send_replace(());
-    for _ in 0..8 {
-        let read = tokio::time::timeout(Duration::from_secs(5), namespaces.get("team-a")).await;
-        read.expect("it waits on a connection that is dead").unwrap();
+    for number in 8..16 {
+        watch_config_maps(&client, number).await;
     }
+}
+
+#[tokio::test]
+async fn the_pages_of_a_list_share_a_connection() {
+    let server = Server::start(|_| answer(200, NOTHING_LISTED)).await;
+    let client = server.clients().watches;
+    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+    for page in 0..8 {
+        let page = ListParams::default().limit(1).continue_token(&page.to_string());
+        namespaces.list_metadata(&page).await.unwrap();
+    }
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
+    watch_config_maps(&client, 1).await;
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 2, "a watch has one of its own");
 }
 
 #[tokio::test]
