@@ -24,7 +24,7 @@ use acr_pull_injector::{
         decision::{self, Decision, Settings},
         image::LoginServer,
         patch,
-        pull_secret::{CredentialSourceHash, Origin, PullSecret, RegistryCredential, StoredPullSecret},
+        pull_secret::{CredentialSourceHash, Origin, PullSecret, RegistryCredential, StoredHost, StoredPullSecret},
         registry::{Namespace, RegistryName},
         review::{self, Pod, Response, Review, Subject},
     },
@@ -122,8 +122,7 @@ fn admission() -> Admission<NoCredentials, Known, Known> {
         "1",
         StoredPullSecret {
             origin: Origin::Ours,
-            hosts: LOGIN_SERVERS.map(str::to_owned).into(),
-            lifetime: None,
+            hosts: LOGIN_SERVERS.map(|host| StoredHost { host: host.into(), lifetime: None }).into(),
             source_hash: None,
             untouched: true,
             uid: "1d9ab0f2-3a0f-4f0e-8c1b-2b7d7a6f0000".to_owned(),

@@ -42,6 +42,9 @@ pub trait CredentialSource: Send + Sync + 'static {
         login_server: &LoginServer,
     ) -> impl Future<Output = Result<RegistryCredential, CredentialError>> + Send;
 
+    /// Notes that a pull secret of ours holds a token of this login server: it is none that somebody made up.
+    fn vouch(&self, _registry: &RegistryName, _login_server: &LoginServer) {}
+
     /// What a credential of the rule `registry` would be made from now, from memory alone. `None`: it cannot be read.
     fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash>;
 }

@@ -265,12 +265,13 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
             };
             let started = Instant::now();
             let written = match &stored {
+                Some(_) if assembly.is_known => return Ok(self.finish(namespace, assembly)),
                 // Nothing is granted any more, or nothing of it can be had just now.
                 Some(previous) if secret.is_empty() => match assembly.lacks() {
                     Some(error) => return Err(error),
                     None => self.delete(namespace, previous).await,
                 },
-                Some(previous) if !self.is_worth_writing(secret, previous, assembly.content.as_ref()) => {
+                Some(previous) if !self.is_worth_writing(&assembly, previous) => {
                     return Ok(self.finish(namespace, assembly));
                 }
                 Some(previous) => match self.update(namespace, secret, previous).await {
@@ -292,11 +293,8 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         Err(StoreError::Conflict.into())
     }
 
-    fn is_worth_writing(&self, secret: &PullSecret, previous: &StoredPullSecret, content: Option<&PullSecret>) -> bool {
-        let now = self.clock.now();
-        let is_set_right =
-            || previous.is_ahead(now) && !secret.lifetime().is_some_and(|lifetime| lifetime.is_ahead(now));
-        !previous.untouched || previous.is_older_than(secret, content) || is_set_right()
+    fn is_worth_writing(&self, Assembly { secret, content, .. }: &Assembly, previous: &StoredPullSecret) -> bool {
+        !previous.untouched || previous.is_older_than(secret, content.as_ref(), self.clock.now())
     }
 
     /// One line for each write. Of one that failed, whoever wanted it says more, and not every time: an API server that is

@@ -14,7 +14,7 @@ use acr_pull_injector::{
     config::Configuration,
     credentials::token_lifetime::token_lifetime,
     domain::{
-        pull_secret::{Origin, StoredPullSecret},
+        pull_secret::{Origin, StoredHost, StoredPullSecret},
         registry::Namespace,
         upkeep::upkeep,
     },
@@ -38,8 +38,7 @@ fn the_times_that_operations_states_are_those_of_the_program() {
         in_memory = in_memory.min(lifetime.expires_at.duration_since(lifetime.renew_at).as_mins());
         let stored = StoredPullSecret {
             origin: Origin::Ours,
-            hosts: BTreeSet::from(["contoso.azurecr.io".to_owned()]),
-            lifetime: Some(lifetime),
+            hosts: vec![StoredHost { host: "contoso.azurecr.io".into(), lifetime: Some(lifetime) }],
             source_hash: None,
             untouched: true,
             uid: String::new(),

@@ -24,7 +24,7 @@ pub(crate) fn check(bytes: &[u8]) {
 /// What is read of it can be written, is what a kubelet reads, and is read the same again.
 fn docker_config(bytes: &[u8]) {
     let rule = LoginServerRule::default();
-    let Ok(secret) = PullSecret::parse(bytes, None, &rule) else { return };
+    let Ok(secret) = PullSecret::parse(bytes, |_| None, &rule) else { return };
     let written = secret.docker_config_json();
     let read: Value = serde_json::from_slice(&written).expect("a docker config is JSON");
     let auths = read["auths"].as_object().expect("auths");
@@ -34,12 +34,11 @@ fn docker_config(bytes: &[u8]) {
             ["username", "password", "auth"].iter().all(|field| entry[field].as_str().is_some_and(|it| !it.is_empty()))
         );
     }
-    assert_eq!(PullSecret::parse(&written, None, &rule).expect("it is a docker config"), secret);
+    assert_eq!(PullSecret::parse(&written, |_| None, &rule).expect("it is a docker config"), secret);
     let metadata =
         ObjectMeta { annotations: Some(secret.annotations()), labels: Some(secret.labels()), ..ObjectMeta::default() };
     let stored = StoredPullSecret::from_metadata(&metadata);
-    assert!(stored.hosts.iter().map(String::as_str).eq(secret.hosts().map(LoginServer::as_str)));
-    assert_eq!(stored.lifetime, None);
+    assert!(stored.hosts.iter().map(|stored| stored.host.as_ref()).eq(secret.hosts().map(LoginServer::as_str)));
 }
 
 /// Whatever somebody wrote there, what is to be done can be told.

@@ -241,6 +241,14 @@ impl CredentialSource for Credentials {
         }
     }
 
+    fn vouch(&self, registry: &RegistryName, login_server: &LoginServer) {
+        if let Some(Ok(Material::Identity { identity, .. })) =
+            self.known.load().get(registry).map(|known| &known.material)
+        {
+            self.cache.vouch(registry, identity, &RegistryHost::from(login_server));
+        }
+    }
+
     fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash> {
         let known = self.known.load();
         known.get(registry).and_then(|known| known.material.as_ref().ok()).map(Material::source)

@@ -117,6 +117,11 @@ impl TokenCache {
         }
     }
 
+    /// Notes that a login server gave a token to somebody, so that asking it has its place whatever others make up.
+    pub fn vouch(&self, registry: &RegistryName, identity: &Arc<Identity>, host: &RegistryHost) {
+        self.entry(registry, identity, host).is_known.store(true, Ordering::Relaxed);
+    }
+
     /// Takes over which identities the rules have now and which login servers are to be kept fresh; what no rule needs any
     /// more is forgotten.
     pub fn configure(

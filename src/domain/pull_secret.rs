@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::image::{LoginServer, LoginServerRule};
-pub use stored::{Origin, StoredPullSecret};
+pub use stored::{Origin, StoredHost, StoredPullSecret};
 
 /// The label that marks a Secret as ours when its value is [`MANAGER`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
@@ -18,12 +18,11 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGER: &str = "acr-pull-injector";
 /// The annotation that lists the hosts of a pull secret, sorted, spelled as in `auths`, joined by commas.
 pub const HOSTS_ANNOTATION: &str = "acr-pull-injector.io/hosts";
-/// The annotation that says when the first credential of a pull secret expires (RFC 3339); absent or empty when
-/// none does.
+/// The annotation that tells people when the first credential of a pull secret expires (RFC 3339); empty when none does.
 pub const EXPIRES_AT_ANNOTATION: &str = "acr-pull-injector.io/expires-at";
-/// The annotation that says when the first credential of a pull secret should be renewed (RFC 3339); absent or empty
-/// when none expires.
-pub const RENEW_AT_ANNOTATION: &str = "acr-pull-injector.io/renew-at";
+/// The annotation that says for each host whose credential expires when it should be renewed and when it expires:
+/// `contoso.azurecr.io=2026-11-24T10:00:00Z/2026-11-24T11:30:00Z`, sorted, joined by commas; empty when none expires.
+pub const TOKENS_ANNOTATION: &str = "acr-pull-injector.io/tokens";
 /// The annotation with the hash of what the credentials were made from: see [`PullSecret::source_hash`].
 pub const SOURCE_HASH_ANNOTATION: &str = "acr-pull-injector.io/source-hash";
 /// The type of a pull secret.
@@ -120,7 +119,7 @@ impl RegistryCredential {
     }
 
     /// Does it come from a pull secret rather than from where credentials come from?
-    fn is_read_back(&self) -> bool {
+    pub fn is_read_back(&self) -> bool {
         self.source == CredentialSourceHash::unknown()
     }
 }
@@ -135,6 +134,14 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
+    /// Of a token of which nobody knows how long it is good.
+    pub const OVER: Self = Self { renew_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::UNIX_EPOCH };
+
+    /// Can a registry be expected to accept it: has it not expired, by a clock that is right?
+    pub fn is_good(self, now: Timestamp) -> bool {
+        self.expires_at > now && !self.is_ahead(now)
+    }
+
     /// Was it written by a clock that has been set back since? A renewal falls due at half of a token's life, 10 % earlier or
     /// later by chance, so what is left before it is never longer than five quarters of what is left after it.
     pub fn is_ahead(self, now: Timestamp) -> bool {
@@ -189,12 +196,11 @@ impl PullSecret {
 
     /// Reads what is stored, to keep the entries whose credential is not at hand.
     ///
-    /// `lifetime` is the stored one, which holds for the entry that expires first; every entry gets it, since which one
-    /// that is was not stored. Entries that are of no use are left out: a host that is no login server, no user name,
-    /// no password. The kubelet would stop at a malformed one, for every image of the pod.
+    /// `lifetime` is that of the entry for a host. Entries that are of no use are left out: a host that is no login server,
+    /// no user name, no password. The kubelet would stop at a malformed one, for every image of the pod.
     pub fn parse(
         docker_config_json: &[u8],
-        lifetime: Option<Lifetime>,
+        lifetime: impl Fn(&str) -> Option<Lifetime>,
         login_servers: &LoginServerRule,
     ) -> Result<Self, PullSecretError> {
         let config: DockerConfig<serde_json::Value> = serde_json::from_slice(docker_config_json)
@@ -203,7 +209,7 @@ impl PullSecret {
             let login_server = login_servers.parse(&host).ok()?;
             let field = |key| Some(entry.get(key)?.as_str()?.to_owned()).filter(|value| !value.is_empty());
             let (username, password) = (field("username")?, Password::new(field("password")?));
-            let source = CredentialSourceHash::unknown();
+            let (lifetime, source) = (lifetime(&host), CredentialSourceHash::unknown());
             Some((login_server, RegistryCredential { username, password, lifetime, source }))
         });
         Ok(Self { credentials: credentials.collect() })
@@ -217,6 +223,11 @@ impl PullSecret {
     /// Its login servers, sorted.
     pub fn hosts(&self) -> impl Iterator<Item = &LoginServer> {
         self.credentials.keys()
+    }
+
+    /// Its login servers, sorted, each with its credential.
+    pub fn credentials(&self) -> impl Iterator<Item = (&LoginServer, &RegistryCredential)> {
+        self.credentials.iter()
     }
 
     /// The credential for a login server of exactly this spelling.
@@ -240,19 +251,6 @@ impl PullSecret {
         json(&DockerConfig { auths: entries.collect() })
     }
 
-    /// When the first credential is to be renewed and when the first expires; `None` when none does. What was read back,
-    /// since there is nothing newer, does not count for the renewal: that of the others must go on.
-    pub fn lifetime(&self) -> Option<Lifetime> {
-        let lifetimes = |of: fn(&&RegistryCredential) -> bool| {
-            self.credentials.values().filter(of).filter_map(|credential| credential.lifetime)
-        };
-        let first_renewal = |of| lifetimes(of).map(|lifetime| lifetime.renew_at).min();
-        Some(Lifetime {
-            renew_at: first_renewal(|credential| !credential.is_read_back()).or_else(|| first_renewal(|_| true))?,
-            expires_at: lifetimes(|_| true).map(|lifetime| lifetime.expires_at).min()?,
-        })
-    }
-
     /// Is there nothing in it but what stood in the namespace before?
     pub fn is_read_back(&self) -> bool {
         self.credentials.values().all(RegistryCredential::is_read_back)
@@ -266,15 +264,20 @@ impl PullSecret {
     /// The annotations that tell all that is needed of a stored pull secret without its data.
     pub fn annotations(&self) -> BTreeMap<String, String> {
         let hosts: Vec<&str> = self.hosts().map(LoginServer::as_str).collect();
-        let mut annotations = BTreeMap::from([
-            (HOSTS_ANNOTATION.to_owned(), hosts.join(",")),
-            (SOURCE_HASH_ANNOTATION.to_owned(), self.source_hash()),
-        ]);
-        if let Some(Lifetime { renew_at, expires_at }) = self.lifetime() {
-            annotations.insert(RENEW_AT_ANNOTATION.to_owned(), renew_at.to_string());
-            annotations.insert(EXPIRES_AT_ANNOTATION.to_owned(), expires_at.to_string());
-        }
-        annotations
+        let expiring = || self.credentials.iter().filter_map(|(host, credential)| Some((host, credential.lifetime?)));
+        let token = |(host, Lifetime { renew_at, expires_at })| format!("{host}={renew_at}/{expires_at}");
+        let tokens: Vec<String> = expiring().map(token).collect();
+        let expires_at = expiring().map(|(_, lifetime)| lifetime.expires_at).min();
+        // Also those that are empty: leaving one out removes it only while nobody else owns it too, as whoever created the
+        // pull secret does.
+        [
+            (HOSTS_ANNOTATION, hosts.join(",")),
+            (TOKENS_ANNOTATION, tokens.join(",")),
+            (EXPIRES_AT_ANNOTATION, expires_at.map(|expires_at| expires_at.to_string()).unwrap_or_default()),
+            (SOURCE_HASH_ANNOTATION, self.source_hash()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
     }
 
     /// The label that makes the Secret ours.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     decision::{Settings, opted_out},
     image::LoginServer,
-    pull_secret::{Origin, StoredPullSecret},
+    pull_secret::{Lifetime, Origin, StoredPullSecret},
     registry::{Grant, Namespace, RegistryName},
 };
 
@@ -36,13 +36,11 @@ pub fn upkeep(stored: &StoredPullSecret, namespace: &Namespace, settings: &Setti
     if held(stored, namespace, settings).len() < stored.hosts.len() {
         return Some(Upkeep::Withdraw);
     }
-    // The two times are annotations, which somebody may have changed: what has expired is due whatever the other says.
-    let due = stored.lifetime.is_some_and(|lifetime| {
-        now >= lifetime.expires_at
-            || lifetime.is_ahead(now)
+    let is_due = |lifetime: Lifetime| {
+        !lifetime.is_good(now)
             || now >= lifetime.renew_at + spread(&namespace.name, lifetime.expires_at.duration_since(lifetime.renew_at))
-    });
-    due.then_some(Upkeep::Renew)
+    };
+    stored.hosts.iter().filter_map(|host| host.lifetime).any(is_due).then_some(Upkeep::Renew)
 }
 
 /// The login servers that the pull secret holds and that the namespace is still granted, each with the rule that does.
@@ -51,7 +49,7 @@ pub fn held(
     namespace: &Namespace,
     settings: &Settings,
 ) -> BTreeMap<LoginServer, RegistryName> {
-    let login_servers = stored.hosts.iter().filter_map(|host| settings.rules.login_servers().parse(host).ok());
+    let login_servers = stored.hosts.iter().filter_map(|host| settings.rules.login_servers().parse(&host.host).ok());
     granted(login_servers, namespace, settings)
 }
 
@@ -91,7 +89,7 @@ mod tests {
     use crate::{
         decision::Limits,
         image::LoginServerRule,
-        pull_secret::Lifetime,
+        pull_secret::StoredHost,
         registry::{HostPattern, NamespaceSelector, RegistryRule, RegistryRules},
     };
 
@@ -116,10 +114,13 @@ mod tests {
     }
 
     fn stored(hosts: &[&str]) -> StoredPullSecret {
+        stored_until(hosts, None)
+    }
+
+    fn stored_until(hosts: &[&str], lifetime: Option<Lifetime>) -> StoredPullSecret {
         StoredPullSecret {
             origin: Origin::Ours,
-            hosts: hosts.iter().map(ToString::to_string).collect(),
-            lifetime: None,
+            hosts: hosts.iter().map(|&host| StoredHost { host: host.into(), lifetime }).collect(),
             source_hash: None,
             untouched: true,
             uid: "u".to_owned(),
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn a_token_is_renewed_when_due_and_well_before_it_expires() {
         let lifetime = Lifetime { renew_at: at("10:00:00"), expires_at: at("11:30:00") };
-        let stored = StoredPullSecret { lifetime: Some(lifetime), ..stored(&["contoso.azurecr.io"]) };
+        let stored = stored_until(&["contoso.azurecr.io"], Some(lifetime));
         let due = |name: &str, time: &str| upkeep(&stored, &namespace(name, &[]), &settings(), at(time));
         let names: Vec<_> = (0..500).map(|number| format!("team-{number}")).collect();
         let count = |time| names.iter().filter(|name| due(name, time) == Some(Upkeep::Renew)).count();
@@ -178,7 +179,7 @@ mod tests {
     fn what_has_expired_is_renewed_whatever_else_its_annotations_say() {
         for (renew_at, time) in [("11:29:59", "11:30:00"), ("23:00:00", "11:30:00"), ("23:00:00", "10:00:00")] {
             let lifetime = Lifetime { renew_at: at(renew_at), expires_at: at("11:30:00") };
-            let stored = StoredPullSecret { lifetime: Some(lifetime), ..stored(&["contoso.azurecr.io"]) };
+            let stored = stored_until(&["contoso.azurecr.io"], Some(lifetime));
             let needed = upkeep(&stored, &namespace("team-a", &[]), &settings(), at(time));
             assert_eq!(needed, Some(Upkeep::Renew), "to be renewed at {renew_at}, and it is {time}");
         }
@@ -188,12 +189,15 @@ mod tests {
     fn what_a_clock_wrote_that_was_set_back_is_renewed() {
         // Of a token of three hours, as late as chance may have it.
         let lifetime = Lifetime { renew_at: at("11:39:00"), expires_at: at("13:00:00") };
-        let stored = StoredPullSecret { lifetime: Some(lifetime), ..stored(&["contoso.azurecr.io"]) };
+        let stored = stored_until(&["contoso.azurecr.io"], Some(lifetime));
         let needed = |time: &str| upkeep(&stored, &namespace("team-a", &[]), &settings(), at(time));
         assert_eq!(needed("10:00:00"), None, "it was made just now");
         assert_eq!(needed("09:40:00"), None, "by a clock that is some minutes ahead");
         assert_eq!(needed("08:00:00"), Some(Upkeep::Renew), "two hours later by a right clock");
-        assert!(!stored.covers([], at("08:00:00")), "a pod that comes has it rewritten");
+        assert!(
+            !stored.covers([&LoginServerRule::default().parse("contoso.azurecr.io").unwrap()], at("08:00:00")),
+            "a pod that comes has it rewritten"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Assembly {
     pub(super) secret: PullSecret,
     /// What stands in the namespace, where that was looked at.
     pub(super) content: Option<PullSecret>,
+    /// All that could be had stands there, so that nobody had to look.
+    pub(super) is_known: bool,
     /// Something that is missing may be had later without a change that is seen: a token, or room for one more.
     pub(super) may_pass_unseen: bool,
     /// The login servers that got no credential just now.
@@ -71,36 +73,50 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
         let mut missing: BTreeMap<_, _> =
             left_out.iter().map(|(login_server, _)| ((*login_server).clone(), too_many())).collect();
         let mut may_pass_unseen = !missing.is_empty();
-        let mut kept = BTreeSet::new();
+        for (login_server, registry) in asked {
+            let held = stored.filter(|stored| stored.untouched).and_then(|stored| stored.host(login_server.as_str()));
+            if held.is_some_and(|held| held.lifetime.is_some()) {
+                self.credentials.vouch(registry, login_server);
+            }
+        }
         let mut credentials = BTreeMap::new();
-        let is_good = stored.is_some_and(|stored| !stored.is_expired(self.clock.now()));
         // At once, so that a login server that is away keeps none of the others waiting longer than itself.
         let answers = asked.iter().map(async |(login_server, registry)| {
             (*login_server, *registry, self.credentials.credential(registry, login_server).await)
         });
+        let mut without = Vec::new();
         for (login_server, registry, answer) in futures_util::future::join_all(answers).await {
-            let error = match answer {
-                Ok(credential) => {
-                    credentials.insert(login_server.clone(), credential);
-                    continue;
-                }
-                Err(error) => error,
-            };
-            missing.insert(login_server.clone(), error.into());
-            may_pass_unseen |= self.credentials.source(registry).is_some();
-            // What works today must not be taken away because its credential cannot be had just now.
-            if held.contains_key(login_server) {
-                let found = self.content(namespace, &mut content).await?;
-                if let Some(credential) = found.and_then(|content| content.credential(login_server)) {
-                    credentials.insert(login_server.clone(), credential.clone());
-                    if is_good {
-                        kept.insert(login_server.clone());
-                    }
+            match answer {
+                Ok(credential) => drop(credentials.insert(login_server.clone(), credential)),
+                Err(error) => {
+                    missing.insert(login_server.clone(), error.into());
+                    may_pass_unseen |= self.credentials.source(registry).is_some();
+                    without.push(login_server);
                 }
             }
         }
+        let is_good = |login_server: &&&LoginServer| {
+            let stored = stored.and_then(|stored| stored.host(login_server.as_str()));
+            stored.is_some_and(|stored| stored.lifetime.is_none_or(|lifetime| lifetime.is_good(self.clock.now())))
+        };
+        let is_known = !without.is_empty()
+            && stored.is_some_and(|stored| {
+                let mut all = all.iter().map(|(login_server, _)| login_server);
+                let is_all = stored.hosts.len() == all.len() && all.all(|all| stored.host(all.as_str()).is_some());
+                stored.untouched && is_all && stored.holds_tokens(credentials.iter())
+            });
+        let mut kept = BTreeSet::new();
+        for login_server in without.iter().filter(|login_server| held.contains_key(**login_server)) {
+            // What works today must not be taken away because its credential cannot be had just now.
+            let found = if is_known { None } else { self.content(namespace, &mut content).await? };
+            let found = found.and_then(|content| content.credential(login_server));
+            credentials.extend(found.map(|credential| ((*login_server).clone(), credential.clone())));
+            if is_known || found.is_some() {
+                kept.extend(Some(login_server).filter(is_good).map(|login_server| (*login_server).clone()));
+            }
+        }
         let content = content.and_then(|Content(found)| found);
-        Ok(Assembly { secret: PullSecret::new(credentials), content, may_pass_unseen, missing, kept })
+        Ok(Assembly { secret: PullSecret::new(credentials), content, is_known, may_pass_unseen, missing, kept })
     }
 
     /// What stands in the namespace now, read once per assembly.

@@ -1,6 +1,8 @@
 mod rotation;
 pub(crate) mod world;
 
+use std::collections::BTreeSet;
+
 use tokio::sync::watch;
 
 use self::world::{A, B, Case, Namespaces, lock};
@@ -41,6 +43,60 @@ async fn a_token_that_ends_first_is_renewed_beside_one_that_cannot_be() {
     case.azure.renew(B, case.now());
     case.refresh("team").await.unwrap();
     assert_eq!(case.store.password("team", B), format!("{B} all {}", case.now()));
+}
+
+#[tokio::test]
+async fn a_new_token_is_written_while_another_of_the_same_age_cannot_be_renewed() {
+    let case = Case::new();
+    case.ensure("team", &[A, B]).await.unwrap();
+    case.advance(91);
+    // The registry of B is away, and its token is good for a while.
+    case.azure.renew(A, case.now());
+    case.refresh("team").await.unwrap();
+    assert_eq!(case.store.password("team", A), format!("{A} all {}", case.now()));
+    let writes = case.store.writes();
+    case.refresh("team").await.unwrap();
+    assert_eq!(case.store.writes(), writes, "nothing is new");
+}
+
+/// It was deleted, say, and a wildcard covers it.
+#[tokio::test]
+async fn a_registry_that_is_gone_for_good_costs_the_pods_of_another_nothing() {
+    let case = Case::new();
+    case.ensure("team", &[A, B]).await.unwrap();
+    case.advance(91);
+    case.azure.lose(B);
+    case.azure.renew(A, case.now());
+    for minutes in [0, 60, 60] {
+        case.advance(minutes);
+        let _ = case.refresh("team").await;
+        assert!(case.ensurer.is_complete("team", [world::login_server(A)].iter()), "after {minutes} minutes more");
+    }
+    let before = (case.store.writes(), *lock(&case.store.reads), *lock(&case.azure.asked));
+    case.ensure("team", &[A]).await.unwrap();
+    assert_eq!((case.store.writes(), *lock(&case.store.reads), *lock(&case.azure.asked)), before);
+    for _ in 0..5 {
+        assert!(case.refresh("team").await.is_err());
+        assert!(case.ensure("team", &[B]).await.is_err());
+    }
+    assert_eq!((case.store.writes(), *lock(&case.store.reads)), (before.0, before.1), "nobody has to look again");
+    case.azure.renew(B, case.now());
+    assert_eq!(case.reason("team"), Some(WriteReason::Renewal));
+    case.refresh("team").await.unwrap();
+    assert_eq!(case.store.password("team", B), format!("{B} all {}", case.now()), "it is back");
+}
+
+#[tokio::test]
+async fn a_login_server_whose_token_stands_in_a_pull_secret_is_not_made_up() {
+    let case = Case::new();
+    case.ensure("team", &[A]).await.unwrap();
+    assert!(lock(&case.azure.vouched).is_empty());
+    let _ = case.ensure("team", &["madeup.azurecr.io"]).await;
+    assert_eq!(*lock(&case.azure.vouched), BTreeSet::from([A.to_owned()]));
+    lock(&case.azure.vouched).clear();
+    case.store.edit("team");
+    case.refresh("team").await.unwrap();
+    assert!(lock(&case.azure.vouched).is_empty(), "what somebody edited vouches for nothing");
 }
 
 #[tokio::test]

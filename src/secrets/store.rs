@@ -22,10 +22,7 @@ use crate::{
     admission::{PullSecretStore, ReadPullSecret, StoreError},
     domain::{
         decision::Settings,
-        pull_secret::{
-            DATA_KEY, EXPIRES_AT_ANNOTATION, MANAGER, Origin, PullSecret, PullSecretName, RENEW_AT_ANNOTATION,
-            SECRET_TYPE, StoredPullSecret,
-        },
+        pull_secret::{DATA_KEY, MANAGER, Origin, PullSecret, PullSecretName, SECRET_TYPE, StoredPullSecret},
     },
     lifecycle::Gate,
     recovery::Recovery,
@@ -80,12 +77,8 @@ impl KubernetesPullSecrets {
         secret: &PullSecret,
         previous: Option<&StoredPullSecret>,
     ) -> Result<(), StoreError> {
-        let mut annotations = secret.annotations();
-        if secret.lifetime().is_none() && previous.is_some_and(|previous| previous.lifetime.is_some()) {
-            // Leaving them out removes only what we own alone, and whoever created the pull secret owns them too.
-            annotations.extend([RENEW_AT_ANNOTATION, EXPIRES_AT_ANNOTATION].map(|key| (key.to_owned(), String::new())));
-        }
-        let mut metadata = json!({"name": self.name.as_str(), "labels": secret.labels(), "annotations": annotations});
+        let (labels, annotations) = (secret.labels(), secret.annotations());
+        let mut metadata = json!({"name": self.name.as_str(), "labels": labels, "annotations": annotations});
         let parameters = match previous {
             None => PatchParams::apply(&creation_manager()),
             Some(previous) => {
@@ -147,11 +140,9 @@ impl PullSecretStore for KubernetesPullSecrets {
         };
         let stored = StoredPullSecret::from_metadata(&secret.metadata);
         let settings = self.settings.load();
-        let content = secret
-            .data
-            .as_ref()
-            .and_then(|data| data.get(DATA_KEY))
-            .and_then(|bytes| PullSecret::parse(&bytes.0, stored.lifetime, settings.rules.login_servers()).ok());
+        let content = secret.data.as_ref().and_then(|data| data.get(DATA_KEY)).and_then(|bytes| {
+            PullSecret::parse(&bytes.0, |host| stored.lifetime(host), settings.rules.login_servers()).ok()
+        });
         self.know(namespace, stored.clone());
         Ok(Some(ReadPullSecret { stored, content }))
     }

@@ -374,3 +374,25 @@ async fn made_up_login_servers_cost_little_and_take_nothing_from_real_ones() {
     credentials.renew_due().await;
     assert_eq!(asked(), 101);
 }
+
+/// A leader that starts knows of no token, and a tenant makes up names without end.
+#[tokio::test]
+async fn made_up_login_servers_keep_no_token_of_a_pull_secret_from_being_renewed() {
+    let world = World::start().await;
+    let configuration = world.configuration_of(&["*.localhost".to_owned()], &world.secret_credential());
+    let credentials = world.credentials_of(&configuration).await;
+    let real = world.fake.login_server("contoso");
+    for number in 0..100 {
+        let made_up = real.replace("contoso", &format!("madeup{number}"));
+        world.credential_for(&credentials, &made_up).await.unwrap_err();
+    }
+    let error = world.credential(&credentials).await.unwrap_err().to_string();
+    assert!(error.contains("too many login servers"), "{error}");
+    World::vouch_for(&credentials, &real);
+    world.advance(6);
+    for number in 100..200 {
+        let made_up = real.replace("contoso", &format!("madeup{number}"));
+        world.credential_for(&credentials, &made_up).await.unwrap_err();
+    }
+    world.credential(&credentials).await.unwrap();
+}

@@ -14,7 +14,7 @@ use acr_pull_injector::{
     clock::Clock,
     config::Configuration,
     credentials::Credentials,
-    domain::pull_secret::RegistryCredential,
+    domain::{image::LoginServer, pull_secret::RegistryCredential},
     metrics::Metrics,
 };
 use fake_azure::{FakeAzure, TENANT};
@@ -111,9 +111,12 @@ impl World {
         credentials: &Credentials,
         login_server: &str,
     ) -> Result<RegistryCredential, CredentialError> {
-        let configuration = Configuration::parse("azure: {extraSuffixes: [localhost]}").unwrap();
-        let login_server = configuration.rules.login_servers().parse(login_server).unwrap();
-        credentials.credential(&"contoso".parse().unwrap(), &login_server).await
+        credentials.credential(&"contoso".parse().unwrap(), &parse(login_server)).await
+    }
+
+    /// Says that a pull secret holds a token of this login server.
+    pub(crate) fn vouch_for(credentials: &Credentials, login_server: &str) {
+        credentials.vouch(&"contoso".parse().unwrap(), &parse(login_server));
     }
 
     /// Why there is no credential, from a cold start.
@@ -152,4 +155,9 @@ impl io::Write for Log {
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
+}
+
+fn parse(login_server: &str) -> LoginServer {
+    let configuration = Configuration::parse("azure: {extraSuffixes: [localhost]}").unwrap();
+    configuration.rules.login_servers().parse(login_server).unwrap()
 }

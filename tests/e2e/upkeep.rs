@@ -34,16 +34,24 @@ pub async fn an_edited_pull_secret_is_mended_in_place(world: Arc<World>) -> Resu
     let before = world.pull_secret(&namespace).await?.ok_or("gone")?;
     let broken =
         json!({"stringData": {".dockerconfigjson": "{\"auths\":{\"contoso.azurecr.io\":{\"auth\":\"eDp5\"}}}"}});
-    let no_hosts = json!({"metadata": {"annotations": {"acr-pull-injector.io/hosts": "contoso.azurecr.io"}}});
-    for edit in [broken, no_hosts, json!({"metadata": {"annotations": {"acr-pull-injector.io/hosts": null}}})] {
+    let annotate = |name: &str, value: Option<&str>| json!({"metadata": {"annotations": {format!("acr-pull-injector.io/{name}"): value}}});
+    let edits = [
+        broken,
+        annotate("hosts", Some("contoso.azurecr.io")),
+        annotate("hosts", None),
+        // A token that is good for ever, as far as this says.
+        annotate("tokens", None),
+        annotate("tokens", Some("contoso.azurecr.io=2050-01-01T00:00:00Z/2099-01-01T00:00:00Z")),
+        annotate("source-hash", None),
+    ];
+    for edit in edits {
         let edited =
             secrets(&world, &namespace).patch(PULL_SECRET, &PatchParams::default(), &Patch::Merge(&edit)).await?;
         let mended = eventually("the edit to be undone", || async {
             let secret = world.pull_secret(&namespace).await?.ok_or("gone")?;
             let moved = secret.metadata.resource_version != edited.metadata.resource_version;
-            let hosts = secret.metadata.annotations.as_ref().and_then(|all| all.get("acr-pull-injector.io/hosts"));
-            let listed = hosts.is_some_and(|hosts| hosts == "contoso.azurecr.io,fabrikam.azurecr.io");
-            Ok((moved && listed && secret.data == before.data).then_some(secret))
+            let is_told = secret.metadata.annotations == before.metadata.annotations;
+            Ok((moved && is_told && secret.data == before.data).then_some(secret))
         })
         .await?;
         expect_equal("uid", mended.metadata.uid, before.metadata.uid.clone())?;

@@ -47,11 +47,13 @@ fn annotations_tell_hosts_times_and_hash() {
     let annotations = secret.annotations();
     assert_eq!(annotations[HOSTS_ANNOTATION], "Contoso.azurecr.io,contoso.azurecr.io,fabrikam.azurecr.io:443");
     assert_eq!(annotations[EXPIRES_AT_ANNOTATION], "2026-11-24T09:00:00.5Z");
-    assert_eq!(annotations[RENEW_AT_ANNOTATION], "2026-11-24T08:00:00.5Z");
+    let tokens = "Contoso.azurecr.io=2026-11-24T08:00:00.5Z/2026-11-24T09:00:00.5Z,\
+                  fabrikam.azurecr.io:443=2026-11-24T09:00:00Z/2026-11-24T10:00:00Z";
+    assert_eq!(annotations[TOKENS_ANNOTATION], tokens);
     assert_eq!(annotations[SOURCE_HASH_ANNOTATION], secret.source_hash());
     assert_eq!(secret.labels()[MANAGED_BY_LABEL], MANAGER);
     let empty = PullSecret::new(BTreeMap::new());
-    assert!(!empty.annotations().contains_key(EXPIRES_AT_ANNOTATION));
+    assert_eq!([EXPIRES_AT_ANNOTATION, TOKENS_ANNOTATION].map(|key| empty.annotations()[key].clone()), ["", ""]);
 }
 
 #[test]
@@ -82,8 +84,11 @@ fn parsing_keeps_what_is_of_use() {
         "anull.azurecr.io": null,
     }});
     let expires_at = Some("2026-11-24T09:00:00Z");
-    let parsed =
-        PullSecret::parse(&serde_json::to_vec(&stored).unwrap(), expires_at.map(lifetime), &LoginServerRule::default());
+    let parsed = PullSecret::parse(
+        &serde_json::to_vec(&stored).unwrap(),
+        |_| expires_at.map(lifetime),
+        &LoginServerRule::default(),
+    );
     let parsed = parsed.unwrap();
     assert_eq!(parsed.hosts().map(LoginServer::as_str).collect::<Vec<_>>(), ["contoso.azurecr.io"]);
     let kept = parsed.credential(&login_server("contoso.azurecr.io")).unwrap();
@@ -95,7 +100,7 @@ fn parsing_keeps_what_is_of_use() {
 #[test]
 fn an_error_of_parsing_does_not_quote_the_secret() {
     for stored in ["", "{}", r#"{"auths":"s3cret"}"#, r#"{"auths":["s3cret"]}"#, r#""s3cret""#, "s3cret"] {
-        let error = PullSecret::parse(stored.as_bytes(), None, &LoginServerRule::default()).unwrap_err();
+        let error = PullSecret::parse(stored.as_bytes(), |_| None, &LoginServerRule::default()).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
 }
@@ -128,12 +133,17 @@ fn stored_metadata(secret: &PullSecret) -> ObjectMeta {
             "manager": MANAGER, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
             "fieldsV1": {
                 "f:data": {"f:.dockerconfigjson": {}},
-                "f:metadata": {"f:annotations": {"f:acr-pull-injector.io/hosts": {}}, "f:labels": {}},
+                "f:metadata": {"f:annotations": annotations(&[HOSTS_ANNOTATION, TOKENS_ANNOTATION, SOURCE_HASH_ANNOTATION]), "f:labels": {}},
                 "f:type": {},
             },
         }],
     }))
     .unwrap()
+}
+
+/// As `managedFields` lists annotations.
+fn annotations(keys: &[&str]) -> Value {
+    keys.iter().map(|key| (format!("f:{key}"), json!({}))).collect()
 }
 
 fn owner(manager: &str, fields: &Value) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry {
@@ -148,8 +158,12 @@ fn what_we_wrote_is_recognised() {
         stored,
         StoredPullSecret {
             origin: Origin::Ours,
-            hosts: secret.hosts().map(ToString::to_string).collect(),
-            lifetime: secret.lifetime(),
+            hosts: ["Contoso.azurecr.io", "contoso.azurecr.io", "fabrikam.azurecr.io:443"]
+                .map(|host| StoredHost {
+                    host: host.into(),
+                    lifetime: secret.credential(&login_server(host)).unwrap().lifetime
+                })
+                .into(),
             source_hash: Some(secret.source_hash()),
             untouched: true,
             uid: "u-1".to_owned(),
@@ -190,12 +204,18 @@ fn what_does_not_cover() {
         )),
         "another spelling does not count"
     );
-    assert!(!covers(&|metadata| annotate(metadata, EXPIRES_AT_ANNOTATION, "2026-11-24T08:00:00Z")), "expires now");
-    assert!(!covers(&|metadata| annotate(metadata, EXPIRES_AT_ANNOTATION, "soon")), "an expiry that cannot be read");
-    assert!(
-        !covers(&|metadata| drop(metadata.annotations.get_or_insert_default().remove(EXPIRES_AT_ANNOTATION))),
-        "an expiry that was taken away"
-    );
+    let now_and_later = "Contoso.azurecr.io=2026-11-24T07:00:00Z/2026-11-24T08:00:00Z,fabrikam.azurecr.io:443=";
+    let later = "2026-11-24T09:00:00Z/2026-11-24T10:00:00Z";
+    for (tokens, reason) in [
+        (format!("{now_and_later}{later}"), "one expires now"),
+        (format!("Contoso.azurecr.io={later},fabrikam.azurecr.io:443=soon"), "times that cannot be read"),
+    ] {
+        assert!(!covers(&|metadata| annotate(metadata, TOKENS_ANNOTATION, &tokens)), "{reason}");
+        let mut metadata = stored_metadata(&secret);
+        annotate(&mut metadata, TOKENS_ANNOTATION, &tokens);
+        let other = [login_server("contoso.azurecr.io")];
+        assert!(StoredPullSecret::from_metadata(&metadata).covers(&other, now), "{reason}, of another");
+    }
     assert!(!covers(&|metadata| metadata.annotations = None), "no annotations");
 }
 
@@ -212,8 +232,8 @@ fn little_is_kept_of_what_somebody_else_wrote() {
             metadata.annotations.get_or_insert_default().insert(key.to_owned(), value);
             change(&mut metadata);
             let stored = StoredPullSecret::from_metadata(&metadata);
-            let bytes =
-                stored.hosts.iter().map(String::len).sum::<usize>() + stored.source_hash.map_or(0, |it| it.len());
+            let bytes = stored.hosts.iter().map(|host| host.host.len()).sum::<usize>()
+                + stored.source_hash.map_or(0, |it| it.len());
             (bytes, stored.untouched)
         })
     };
@@ -226,7 +246,9 @@ fn little_is_kept_of_what_somebody_else_wrote() {
 
 #[test]
 fn a_pull_secret_is_untouched_while_we_own_data_and_hosts() {
-    let hosts = json!({"f:metadata": {"f:annotations": {"f:acr-pull-injector.io/hosts": {}}}});
+    let all = [HOSTS_ANNOTATION, TOKENS_ANNOTATION, SOURCE_HASH_ANNOTATION];
+    let annotated = |keys: &[&str]| json!({"f:metadata": {"f:annotations": annotations(keys)}});
+    let hosts = annotated(&all);
     let data = json!({"f:data": {"f:.dockerconfigjson": {}}});
     let both = json!({"f:data": data["f:data"], "f:metadata": hosts["f:metadata"]});
     let labels = json!({"f:metadata": {"f:labels": {"f:team": {}}}});
@@ -239,6 +261,8 @@ fn a_pull_secret_is_untouched_while_we_own_data_and_hosts() {
         ("another who applied the same", vec![owner(MANAGER, &both), owner("argocd", &data)], true),
         ("another has the data", vec![owner(MANAGER, &hosts), owner("kubectl-edit", &data)], false),
         ("another has the hosts", vec![owner(MANAGER, &data), owner("kubectl-edit", &hosts)], false),
+        ("another has the tokens", vec![owner(MANAGER, &data), owner(MANAGER, &annotated(&[all[0], all[2]]))], false),
+        ("another has the hash", vec![owner(MANAGER, &data), owner(MANAGER, &annotated(&all[..2]))], false),
         ("nobody", vec![owner(MANAGER, &labels)], false),
         ("no managed fields", vec![], false),
     ];
@@ -261,7 +285,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_again(secret in any_pull_secret()) {
         let written = secret.docker_config_json();
-        let read = PullSecret::parse(&written, None, &LoginServerRule::default()).unwrap();
+        let read = PullSecret::parse(&written, |_| None, &LoginServerRule::default()).unwrap();
         prop_assert!(read.hosts().eq(secret.hosts()));
         prop_assert_eq!(read.docker_config_json(), written);
     }
@@ -280,6 +304,6 @@ proptest! {
 
     #[test]
     fn reading_never_panics(stored in proptest::collection::vec(any::<u8>(), 0..100)) {
-        let _ = PullSecret::parse(&stored, None, &LoginServerRule::default());
+        let _ = PullSecret::parse(&stored, |_| None, &LoginServerRule::default());
     }
 }

@@ -16,7 +16,8 @@ use crate::{
         decision::{Limits, Settings},
         image::{LoginServer, LoginServerRule},
         pull_secret::{
-            CredentialSourceHash, Lifetime, Origin, Password, PullSecret, RegistryCredential, StoredPullSecret,
+            CredentialSourceHash, Lifetime, Origin, Password, PullSecret, RegistryCredential, StoredHost,
+            StoredPullSecret,
         },
         registry::{HostPattern, Namespace, NamespaceSelector, RegistryName, RegistryRule, RegistryRules},
     },
@@ -28,6 +29,8 @@ use crate::{
 pub(crate) struct Azure {
     pub(crate) tokens: Mutex<BTreeMap<String, Option<Timestamp>>>,
     pub(crate) asked: Mutex<usize>,
+    /// Of which it was said that a pull secret holds their token.
+    pub(crate) vouched: Mutex<BTreeSet<String>>,
     /// How long they think.
     pub(crate) pause: Mutex<Duration>,
 }
@@ -67,6 +70,10 @@ impl CredentialSource for Azure {
             source: CredentialSourceHash::of(&[registry.as_str()]),
             ..credential
         })
+    }
+
+    fn vouch(&self, _: &RegistryName, host: &LoginServer) {
+        lock(&self.vouched).insert(host.to_string());
     }
 
     fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash> {
@@ -128,8 +135,10 @@ impl Memory {
         *lock(&self.writes) += 1;
         let stored = StoredPullSecret {
             origin: Origin::Ours,
-            hosts: secret.hosts().map(ToString::to_string).collect(),
-            lifetime: secret.lifetime(),
+            hosts: secret
+                .credentials()
+                .map(|(host, it)| StoredHost { host: host.as_str().into(), lifetime: it.lifetime })
+                .collect(),
             source_hash: Some(secret.source_hash()),
             untouched: true,
             uid: namespace.to_owned(),
@@ -157,7 +166,7 @@ impl PullSecretStore for Memory {
         let known = lock(&self.stored).get(namespace).cloned();
         Ok(known.map(|(stored, secret)| {
             let text = secret.docker_config_json();
-            let content = PullSecret::parse(&text, stored.lifetime, &LoginServerRule::default()).ok();
+            let content = PullSecret::parse(&text, |host| stored.lifetime(host), &LoginServerRule::default()).ok();
             ReadPullSecret { stored: (*stored).clone(), content }
         }))
     }

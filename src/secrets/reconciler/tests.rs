@@ -33,7 +33,8 @@ impl World {
             annotations: Some(secret.annotations()),
             ..Default::default()
         };
-        let stored = StoredPullSecret { untouched: true, ..StoredPullSecret::from_metadata(&metadata) };
+        let mut stored = StoredPullSecret { untouched: true, ..StoredPullSecret::from_metadata(&metadata) };
+        stored.hosts.iter_mut().for_each(|host| host.lifetime = None);
         *self.stored.lock().unwrap() = Some((Arc::new(stored), secret.clone()));
     }
 
