@@ -174,12 +174,17 @@ impl Rounds {
         self.publish(configuration?, &stored).await
     }
 
-    /// What is stored; or, if that was emptied, what we remember, but with a new authority to come.
+    /// What is stored; or, if the authority that replicas serve by is lost with it, what we remember, but with a new authority
+    /// to come. A new one at once would be trusted before the other replicas serve by it.
     fn starting_point(&self, read: &ReadSecret) -> StoredCertificates {
-        if read.stored.is_empty() && !self.remembered.is_empty() {
+        let now = Timestamp::now();
+        let is_lost = serving_leaf(&read.stored, now).is_err()
+            && serving_leaf(&self.remembered, now).is_ok()
+            && !read.stored.knows_issuer_of(&self.remembered);
+        if is_lost {
             tracing::warn!(
                 secret = %self.plan.secret_name,
-                "the Secret was emptied or deleted: its certificates are put back and will be replaced by new ones"
+                "the Secret was emptied, deleted or damaged: its certificates are put back and will be replaced by new ones"
             );
             return self.remembered.clone().without_authority_keys();
         }

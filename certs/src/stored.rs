@@ -114,10 +114,11 @@ impl StoredCertificates {
         self.authorities.iter().map(|authority| authority.certificate_pem.as_str()).collect()
     }
 
-    /// Nothing of use was stored.
+    /// Whether the authority that signed the leaf of `other` is one of these.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.authorities.is_empty() && self.leaf.is_none()
+    pub fn knows_issuer_of(&self, other: &Self) -> bool {
+        let issuer = other.leaf.as_ref().and_then(|leaf| leaf.issuer.as_ref());
+        issuer.is_some_and(|issuer| self.authorities.iter().any(|authority| authority.der == *issuer))
     }
 
     /// The same certificates, but no authority can sign any more.

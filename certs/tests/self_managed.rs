@@ -12,7 +12,7 @@ use std::{
 
 use certs::{
     Lifetimes, SelfManaged, ServingCertificate,
-    stored::{AUTHORITIES, StoredCertificates},
+    stored::{AUTHORITIES, LEAF_CERTIFICATE, StoredCertificates},
 };
 use cluster::{Cluster, cluster};
 use kube::Client;
@@ -139,7 +139,7 @@ fn a_damaged_leaf_is_replaced_once_though_many_replicas_see_it() {
         let deployment = Deployment::start(cluster, "damaged", 8, &Lifetimes::default()).await;
         deployment.until_it_verifies(cluster).await;
         for _ in 0..ROUNDS {
-            cluster.damage_leaf("damaged").await;
+            cluster.damage("damaged", LEAF_CERTIFICATE).await;
             until("there is a leaf again", || async {
                 stored(&cluster.secret_data("damaged").await).leaf.map(drop).ok_or_else(|| "none".to_owned())
             })
@@ -193,16 +193,17 @@ fn a_configuration_that_is_installed_later_gets_its_bundle() {
 }
 
 #[test]
-fn a_secret_that_is_deleted_or_emptied_by_hand_heals_without_a_failed_handshake() {
+fn a_secret_that_is_deleted_emptied_or_damaged_by_hand_heals_without_a_failed_handshake() {
     cluster::block_on(async {
         let cluster = cluster().await;
         let deployment = Deployment::start(cluster, "deleted", 2, &Lifetimes::default()).await;
         deployment.until_it_verifies(cluster).await;
         let first = stored(&cluster.secret_data("deleted").await);
-        for damage in ["delete", "empty"] {
+        for damage in ["delete", "empty", AUTHORITIES] {
             match damage {
                 "delete" => cluster.delete_secret("deleted").await,
-                _ => cluster.empty_secret("deleted").await,
+                "empty" => cluster.empty_secret("deleted").await,
+                key => cluster.damage("deleted", key).await,
             }
             until("the Secret is whole again", || async {
                 deployment.verifies(cluster).await.unwrap();

@@ -177,8 +177,8 @@ impl Cluster {
         self.namespaced::<Secret>().patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
-    pub(crate) async fn damage_leaf(&self, name: &str) {
-        let patch = Patch::Merge(json!({"stringData": {"tls.crt": "damaged"}}));
+    pub(crate) async fn damage(&self, name: &str, key: &str) {
+        let patch = Patch::Merge(json!({"stringData": {key: "damaged"}}));
         self.namespaced::<Secret>().patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
