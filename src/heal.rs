@@ -2,7 +2,8 @@
 //!
 //! [`missing`] listens to kubelets that miss a pull secret, and has it made at once. [`stuck`] finds the pods that no pull
 //! secret can help any more, since they were created without naming it; it counts them, says so on the pod, and where the
-//! operator wants it evicts those that a controller makes anew. Only the leader heals.
+//! operator wants it evicts those that a controller makes anew. Where a pull secret lacks what a pod waits for, it has that
+//! added. Only the leader heals.
 
 pub mod missing;
 pub mod pods;

@@ -1,9 +1,9 @@
-//! Pods that cannot pull because they were created without the pull secret: the list in their spec cannot change any more,
-//! so no pull secret helps them. Only a new pod does.
+//! Pods that cannot pull. Those that were created without the pull secret are stuck: the list in their spec cannot change any
+//! more, so no pull secret helps them. Only a new pod does. Those that name it may wait for what it lacks.
 
 pub mod eviction;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
@@ -11,7 +11,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use super::{
     decision::{self, Decision, Settings},
     image::LoginServer,
-    registry::Namespace,
+    registry::{Namespace, RegistryName},
     review::OPT_OUT_VALUE,
 };
 
@@ -46,22 +46,35 @@ pub struct StuckPod {
 
 /// The pod, if it is stuck without the pull secret in a namespace that is granted a credential for what it pulls.
 pub fn find(pod: &ListedPod, namespace: &Namespace, settings: &Settings) -> Option<StuckPod> {
-    if settings.excludes(&namespace.name) || pod.is_left_alone() || pod.references(settings.pull_secret_name.as_str()) {
+    if pod.references(settings.pull_secret_name.as_str()) || pulls_in_vain(pod, namespace, settings).is_empty() {
         return None;
     }
-    let login_servers = pod.login_servers_waited_for(settings);
-    if login_servers.is_empty() {
-        return None;
+    Some(StuckPod {
+        namespace: namespace.name.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        created_at: pod.metadata.creation_timestamp,
+        replaced_by: pod.replaced_by(),
+    })
+}
+
+/// What a pod that names the pull secret could not pull from, as far as its namespace is granted it. None of it helps the pod
+/// when the pull secret has it already.
+pub fn may_lack(pod: &ListedPod, namespace: &Namespace, settings: &Settings) -> BTreeMap<LoginServer, RegistryName> {
+    if pod.references(settings.pull_secret_name.as_str()) {
+        pulls_in_vain(pod, namespace, settings)
+    } else {
+        BTreeMap::new()
     }
-    match decision::decide(login_servers, namespace, settings) {
-        Decision::Inject(_) => Some(StuckPod {
-            namespace: namespace.name.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            created_at: pod.metadata.creation_timestamp,
-            replaced_by: pod.replaced_by(),
-        }),
-        Decision::Skip(_) => None,
+}
+
+fn pulls_in_vain(pod: &ListedPod, namespace: &Namespace, settings: &Settings) -> BTreeMap<LoginServer, RegistryName> {
+    if settings.excludes(&namespace.name) || pod.is_left_alone() {
+        return BTreeMap::new();
+    }
+    match decision::decide(pod.login_servers_waited_for(settings), namespace, settings) {
+        Decision::Inject(injection) => injection.granted,
+        Decision::Skip(_) => BTreeMap::new(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Pods that were created without the pull secret and cannot pull are looked for on a slow clock.
+//! Pods that cannot pull are looked for on a slow clock: those that were created without the pull secret, and those whose pull
+//! secret lacks what they pull from. Of the latter no kubelet complains, since the pull secret is there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,6 +14,8 @@ use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
     domain::{
         decision::Settings,
+        pull_secret::Origin,
+        registry::Namespace,
         stuck_pod::{self, ListedPod, StuckPod, eviction::Evictions},
     },
     events::PodReference,
@@ -77,7 +80,9 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> StuckPods<C, S
         let mut page: Option<Page> = None;
         while let Some(mut next) = self.pods.pending(page.as_ref()).await? {
             for pod in std::mem::take(&mut next.items) {
-                let Some(pod) = self.stuck(&pod, &settings) else { continue };
+                let Some(namespace) = self.healer.namespaces.cached(pod.namespace()) else { continue };
+                self.complete(&pod, &namespace, &settings);
+                let Some(pod) = stuck_pod::find(&pod, &namespace, &settings) else { continue };
                 count += 1;
                 self.tell(&pod, &settings);
                 let name = format!("{}/{}", pod.namespace, pod.name);
@@ -93,9 +98,15 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> StuckPods<C, S
         Ok(count)
     }
 
-    fn stuck(&self, pod: &ListedPod, settings: &Settings) -> Option<StuckPod> {
-        let namespace = self.healer.namespaces.cached(pod.namespace())?;
-        stuck_pod::find(pod, &namespace, settings)
+    /// Has the pull secret made whole for a pod that names it: one that came while the webhook was away, or from before a rule
+    /// was put back, or whose retry was lost with its replica.
+    fn complete(&self, pod: &ListedPod, namespace: &Namespace, settings: &Settings) {
+        let (ensurer, wanted) = (&self.healer.ensurer, stuck_pod::may_lack(pod, namespace, settings));
+        let is_foreign =
+            || ensurer.store.stored(&namespace.name).is_some_and(|stored| stored.origin == Origin::Foreign);
+        if !wanted.is_empty() && !ensurer.is_complete(&namespace.name, wanted.keys()) && !is_foreign() {
+            self.healer.retries.push(&namespace.name, wanted.into_keys().collect());
+        }
     }
 
     fn tell(&self, pod: &StuckPod, settings: &Settings) {

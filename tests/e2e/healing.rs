@@ -1,38 +1,23 @@
 //! What went wrong while the webhook was not there. No kubelet runs: the cases write what one would write.
 
+mod in_process;
+
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use acr_pull_injector::{
-    admission::{CredentialError, CredentialSource, NamespaceSource},
-    clock::Clock,
-    config::Configuration,
-    domain::{
-        image::LoginServer,
-        pull_secret::{CredentialSourceHash, Password, RegistryCredential},
-        registry::RegistryName,
-        stuck_pod::StuckPod,
-    },
-    ensure::Ensurer,
-    events::{Events, Ourselves},
+    admission::NamespaceSource,
+    domain::stuck_pod::StuckPod,
     heal::{
-        HealSettings, Healer,
+        HealSettings,
         pods::{Eviction, Pods},
-        stuck::StuckPods,
     },
     lifecycle::Readiness,
-    metrics::Metrics,
     namespaces::KubernetesNamespaces,
-    retry::RetryQueue,
-    secrets::store::KubernetesPullSecrets,
 };
-use arc_swap::ArcSwap;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
@@ -40,13 +25,14 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, Client, Config,
+    Api,
     api::{ListParams, Patch, PatchParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::Kubeconfig,
 };
 use serde_json::{Value, json};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
+use self::in_process::Healing;
 use crate::{
     installation::RELEASE,
     world::{Error, PULL_SECRET, World, complain, eventually, expect, expect_equal, pod, references},
@@ -105,6 +91,23 @@ async fn create_pod_that_names_the_pull_secret(world: &World, namespace: &str) -
     let opt_in = Patch::Merge(json!({"metadata": {"labels": {OPT_OUT.0: null}}}));
     Api::<Pod>::namespaced(world.client.clone(), namespace).patch("app", &PatchParams::default(), &opt_in).await?;
     Ok(created)
+}
+
+/// As above, but another pod has brought the pull secret of the namespace already, so that no kubelet complains. Runs alone: a
+/// round looks at all pods of the cluster.
+pub async fn a_pull_secret_that_lacks_what_a_pod_waits_for_gets_it(world: Arc<World>) -> Result<(), Error> {
+    let namespace = world.namespace(&[]).await?;
+    world.create(&namespace, &pod("first", &["fabrikam.azurecr.io/app:v1"])).await?;
+    create_pod_that_names_the_pull_secret(&world, &namespace).await?;
+    fail_to_pull(&world, &namespace, "app", "c0").await?;
+    expect(!world.entries(&namespace).await?.contains_key("contoso.azurecr.io"), "it has the login server already")?;
+    let kubeconfig = world.control_plane.service_account_kubeconfig(RELEASE, RELEASE).await?;
+    let healing = Healing::start(&Kubeconfig::read_from(kubeconfig)?).await?;
+    healing.stuck_pods().tick().await;
+    eventually("the login server", || async {
+        Ok(world.entries(&namespace).await?.contains_key("contoso.azurecr.io").then_some(()))
+    })
+    .await
 }
 
 /// With the rights that the chart gives: pods are listed, Events are written.
@@ -307,93 +310,4 @@ async fn opt_in(world: &World, namespace: &str) -> Result<(), Error> {
 async fn uids_of(pods: &Api<Pod>) -> Result<BTreeMap<String, String>, Error> {
     let pods = pods.list(&ListParams::default()).await?.items.into_iter();
     Ok(pods.filter_map(|pod| Some((pod.metadata.labels?.remove("app")?, pod.metadata.uid?))).collect())
-}
-
-type TestHealer = Healer<OneCredential, KubernetesPullSecrets, KubernetesNamespaces>;
-
-/// The healing half of a replica, in this process: its rounds come when a case says so.
-struct Healing {
-    healer: Arc<TestHealer>,
-    client: Client,
-    namespaces: Arc<KubernetesNamespaces>,
-    settings: Arc<ArcSwap<HealSettings>>,
-    metrics: Arc<Metrics>,
-    /// Seconds by which Events are ahead of the time.
-    later_by: Arc<AtomicI64>,
-    _stop: DropGuard,
-}
-
-impl Healing {
-    async fn start(kubeconfig: &Kubeconfig) -> Result<Self, Error> {
-        let client = Self::client(kubeconfig).await?;
-        let configuration = "
-registries:
-- name: contoso
-  hosts: [contoso.azurecr.io]
-  credential: {static: {usernameFile: /nowhere, passwordFile: /nowhere}}
-";
-        let rules = Arc::new(ArcSwap::from_pointee(Configuration::parse(configuration)?.settings(Some(RELEASE))));
-        let (metrics, settings) = (Arc::new(Metrics::new()), Arc::new(ArcSwap::from_pointee(HealSettings::default())));
-        let stop = CancellationToken::new();
-        let namespaces = Arc::new(KubernetesNamespaces::new(client.clone()));
-        let synced = Readiness::new().gate("namespaces");
-        tokio::spawn(namespaces.clone().follow(client.clone(), synced.clone(), stop.clone()));
-        synced.opened().await;
-        let later_by = Arc::new(AtomicI64::new(0));
-        let seconds = later_by.clone();
-        let clock = Clock::from_fn(move || {
-            jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds.load(Ordering::SeqCst))
-        });
-        let (events, recorder) = Events::new(metrics.clone(), clock);
-        let ourselves = Ourselves { namespace: RELEASE.to_owned(), pod: None };
-        tokio::spawn(recorder.run(client.clone(), ourselves, stop.clone()));
-        let secrets = Arc::new(KubernetesPullSecrets::new(client.clone(), rules.clone()));
-        let ensurer = Ensurer::new(Arc::new(OneCredential), secrets, rules, metrics.clone(), Clock::system());
-        let healer = Healer {
-            ensurer: Arc::new(ensurer),
-            namespaces: namespaces.clone(),
-            retries: RetryQueue::new(),
-            settings: settings.clone(),
-            events,
-        };
-        let (healer, guard) = (Arc::new(healer), stop.drop_guard());
-        Ok(Self { healer, client, namespaces, settings, metrics, later_by, _stop: guard })
-    }
-
-    /// As `serve` makes it: it does not try again by itself.
-    async fn client(kubeconfig: &Kubeconfig) -> Result<Client, Error> {
-        let mut config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
-        config.default_retry = false;
-        Ok(Client::try_from(config)?)
-    }
-
-    fn stuck_pods(&self) -> StuckPods<OneCredential, KubernetesPullSecrets, KubernetesNamespaces> {
-        StuckPods::new(self.healer.clone(), self.client.clone())
-    }
-
-    async fn wait_for_opt_in(&self, namespace: &str) -> Result<(), Error> {
-        eventually("the namespace to opt in", || async {
-            let known = self.namespaces.cached(namespace);
-            Ok(known.filter(|namespace| !namespace.labels.contains_key(OPT_OUT.0)).map(drop))
-        })
-        .await
-    }
-
-    fn metric(&self, name: &str) -> Result<f64, Error> {
-        let text = self.metrics.encode(0, None);
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or_else(|| format!("no {name}"))?;
-        Ok(line.trim().parse()?)
-    }
-}
-
-struct OneCredential;
-
-impl CredentialSource for OneCredential {
-    async fn credential(&self, _: &RegistryName, _: &LoginServer) -> Result<RegistryCredential, CredentialError> {
-        Ok(RegistryCredential::stored("contoso-app".to_owned(), Password::new("contoso-password".to_owned())))
-    }
-
-    fn source(&self, _: &RegistryName) -> Option<CredentialSourceHash> {
-        None
-    }
 }

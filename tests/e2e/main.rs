@@ -135,6 +135,7 @@ fn alone() -> Vec<(&'static str, Case)> {
         endpoint::many_large_reviews_at_once_are_bounded,
         disruption::a_second_signal_ends_a_replica_at_once,
         disruption::a_removed_ca_bundle_comes_back,
+        healing::a_pull_secret_that_lacks_what_a_pod_waits_for_gets_it,
         healing::stuck_pods_come_back_with_the_pull_secret,
         healing::the_first_round_evicts_nothing,
         disruption::an_upgrade_keeps_the_ca_bundle,

@@ -83,6 +83,30 @@ fn a_stuck_pod_is_found_with_what_an_eviction_needs() {
 }
 
 #[test]
+fn what_a_pull_secret_may_lack_is_what_its_pods_wait_for() {
+    let contoso: LoginServer = LoginServerRule::default().parse("contoso.azurecr.io").unwrap();
+    let lacks = |changes: &[(&str, Value)], namespace: &Namespace| {
+        let named = ("/spec/imagePullSecrets", json!([{"name": "own"}, {"name": "acr-pull-secret"}]));
+        let pod = with(&[&[named], changes].concat());
+        assert_eq!(find_in(&pod, namespace), None, "it is not stuck");
+        may_lack(&serde_json::from_value(pod).unwrap(), namespace, &settings()).into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(lacks(&[], &namespace("team-a")), [contoso]);
+    let opted_out = Namespace { labels: [(OPT_OUT_LABEL.into(), OPT_OUT_VALUE.into())].into(), ..namespace("team-a") };
+    for other in [namespace("ours"), opted_out] {
+        assert!(lacks(&[], &other).is_empty(), "{other:?}");
+    }
+    for (pointer, value) in [
+        ("/status/containerStatuses", json!([waiting("web", "CrashLoopBackOff")])),
+        ("/spec/containers/0/image", json!("fabrikam.azurecr.io/app")),
+        ("/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z")),
+    ] {
+        assert!(lacks(&[(pointer, value)], &namespace("team-a")).is_empty(), "{pointer}");
+    }
+    assert!(may_lack(&serde_json::from_value(stuck()).unwrap(), &namespace("team-a"), &settings()).is_empty());
+}
+
+#[test]
 fn what_counts_as_stuck() {
     let contoso = "contoso.azurecr.io/app:v1";
     let volume = json!([
