@@ -38,10 +38,11 @@ pub enum FileError {
     Lines(PathBuf),
 }
 
-/// The text of a file without the line end that editors and `kubectl create secret --from-file` leave behind.
+/// The text of a file without the line end that editors and `kubectl create secret --from-file` leave behind, and without the
+/// byte order mark with which PowerShell begins a file.
 pub async fn read_line(path: &Path) -> Result<String, FileError> {
     let text = String::from_utf8(read_bytes(path).await?).map_err(|_| FileError::NotText(path.to_owned()))?;
-    let text = text.trim_end_matches(['\r', '\n']);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_end_matches(['\r', '\n']);
     if text.is_empty() {
         return Err(FileError::Empty(path.to_owned()));
     }
@@ -58,4 +59,25 @@ pub async fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
         io::ErrorKind::FileTooLarge => FileError::TooLarge(path.to_owned()),
         _ => FileError::Unreadable { path: path.to_owned(), reason: error.to_string() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_programs_put_around_a_line_is_no_part_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        let found = async |content: &str| {
+            std::fs::write(&path, content).unwrap();
+            read_line(&path).await
+        };
+        for content in ["secret", "secret\n", "secret\r\n", "\u{feff}secret\r\n"] {
+            assert_eq!(found(content).await.as_deref(), Ok("secret"), "{content:?}");
+        }
+        for content in ["", "\r\n", "\u{feff}", "\u{feff}\r\n"] {
+            assert_eq!(found(content).await, Err(FileError::Empty(path.clone())), "{content:?}");
+        }
+    }
 }
