@@ -138,6 +138,8 @@ mod tests {
             let (status, body) = if request.uri().path().ends_with("/team-a") {
                 let metadata = json!({"name": "team-a", "resourceVersion": (100 + number).to_string()});
                 (200, json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata}))
+            } else if request.uri().path().ends_with("/behind-a-proxy") {
+                (404, json!("no backend"))
             } else {
                 (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}))
             };
@@ -175,6 +177,15 @@ mod tests {
             assert_eq!((asked.load(Ordering::SeqCst), namespaces.cached("gone")), (times, None));
         }
         assert!(namespaces.read_at().is_empty());
+    }
+
+    /// A load balancer without a backend answers 404 too.
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_only_a_proxy_does_not_find_is_not_forgotten() {
+        let (namespaces, _) = namespaces();
+        namespaces.cache.insert("behind-a-proxy".to_owned(), "7", Namespace::default());
+        assert!(namespaces.read("behind-a-proxy").await.is_err());
+        assert!(namespaces.cached("behind-a-proxy").is_some());
     }
 
     #[tokio::test(start_paused = true)]
