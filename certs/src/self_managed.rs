@@ -1,9 +1,10 @@
 //! The loop that every replica runs: read, plan, write, serve, publish.
 
-use std::{collections::BTreeSet, fmt, hash::BuildHasher, time::Duration};
+use std::{collections::BTreeSet, fmt, hash::BuildHasher, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +23,8 @@ const LONGEST_ROUND: Duration = Duration::from_secs(30);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause after a failed round.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Time between two looks although something changes all the time: another who writes the `caBundle` too, say.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
 /// More steps than a Secret has room for authorities to retire: the lifetimes contradict each other.
 const MOST_STEPS: usize = 1000;
 
@@ -48,6 +51,8 @@ pub struct SelfManaged {
     pub lifetimes: Lifetimes,
     /// Time between two looks at the Secret and the configuration (about ten seconds).
     pub check_interval: Duration,
+    /// Notified when one of them may have changed: the next look follows at once.
+    pub changed: Arc<Notify>,
 }
 
 /// Why a round failed. The next one starts from what is stored then.
@@ -76,7 +81,11 @@ impl SelfManaged {
             let pause = match result.unwrap_or(Err(RoundError::Timeout)) {
                 Ok(()) => {
                     failures = 0;
-                    rounds.plan.check_interval
+                    let look = rounds.plan.wait_for_the_next_look();
+                    if shutdown.run_until_cancelled(look).await.is_none() {
+                        return;
+                    }
+                    continue;
                 }
                 Err(error) if error.is_conflict() => {
                     tracing::debug!(reason = %with_sources(&error), "lost a race");
@@ -92,6 +101,14 @@ impl SelfManaged {
                 return;
             }
         }
+    }
+
+    async fn wait_for_the_next_look(&self) {
+        let changed = async {
+            tokio::time::sleep(SHORTEST_INTERVAL).await;
+            self.changed.notified().await;
+        };
+        let _ = tokio::time::timeout(self.check_interval, changed).await;
     }
 }
 

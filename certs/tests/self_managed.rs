@@ -82,6 +82,7 @@ fn self_managed(client: Client, name: &str, lifetimes: &Lifetimes) -> SelfManage
         field_manager: "certs-test".to_owned(),
         lifetimes: lifetimes.clone(),
         check_interval: Duration::from_millis(100),
+        changed: std::sync::Arc::default(),
     }
 }
 

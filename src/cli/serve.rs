@@ -2,6 +2,7 @@
 
 mod arguments;
 mod parts;
+mod registration;
 
 use std::{
     io,
@@ -100,7 +101,7 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
 
     let serving = ServingCertificate::new();
     let tls = serving.server_config().map_err(|error| ServeError::Tls(error.into()))?;
-    certificates.start(&clients.patient, &own_namespace, &serving, &process);
+    certificates.start(&clients, &own_namespace, &serving, &process);
     let parts = start_parts(clients, configuration, configuration_file, own_namespace, election, &process).await;
 
     let Process { lifecycle, readiness, metrics } = process;

@@ -20,7 +20,7 @@ fn rights_are_these_and_no_more() {
     let eviction = json!({"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]});
     let registration = json!({
         "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations"],
-        "resourceNames": ["zz"], "verbs": ["get", "patch"],
+        "resourceNames": ["zz"], "verbs": ["get", "list", "watch", "patch"],
     });
     let election = json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]});
     let lease = json!({

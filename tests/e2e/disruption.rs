@@ -1,6 +1,10 @@
 //! Things that go wrong or change while pods keep coming. These cases have the control plane for themselves.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
@@ -217,10 +221,15 @@ pub async fn a_removed_ca_bundle_comes_back(world: Arc<World>) -> Result<(), Err
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(world.client.clone());
     let remove = json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]);
     let patch = Patch::Json::<()>(serde_json::from_value(remove)?);
-    configurations.patch(RELEASE, &PatchParams::default(), &patch).await?;
-    eventually("the CA bundle", || async {
-        let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
-        Ok(webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.is_some()).then_some(()))
-    })
-    .await
+    let started = Instant::now();
+    // Again and again, as a tool does that has its own idea of the registration.
+    for _ in 0..3 {
+        configurations.patch(RELEASE, &PatchParams::default(), &patch).await?;
+        eventually("the CA bundle", || async {
+            let webhooks = configurations.get(RELEASE).await?.webhooks.unwrap_or_default();
+            Ok(webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.is_some()).then_some(()))
+        })
+        .await?;
+    }
+    expect(started.elapsed() < Duration::from_secs(5), format!("it took {:?}, three times", started.elapsed()))
 }

@@ -4,12 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use certs::{CertificateFiles, Lifetimes, SelfManaged, ServingCertificate};
-use kube::Client;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Process,
     arguments::{CertificateArguments, CertificateSource, ElectionArguments},
+    registration,
 };
 use crate::{
     admission::{Admission, Waiting},
@@ -32,14 +32,18 @@ const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl CertificateArguments {
     /// Starts whatever keeps the serving certificate right.
-    pub(super) fn start(self, client: &Client, own_namespace: &str, serving: &ServingCertificate, process: &Process) {
+    pub(super) fn start(self, clients: &Clients, own_namespace: &str, serving: &ServingCertificate, process: &Process) {
         let Process { lifecycle, readiness, .. } = process;
         let Self { certificate_source, certificate_secret, service, webhook_configuration, certificate_directory } =
             self;
         match certificate_source {
             CertificateSource::SelfManaged => {
+                let changed = Arc::<Notify>::default();
+                let (watches, name) = (clients.watches.clone(), webhook_configuration.clone());
+                let following = registration::follow(watches, name, changed.clone(), lifecycle.stopping().clone());
+                lifecycle.spawn("webhook configuration", following);
                 let self_managed = SelfManaged {
-                    client: client.clone(),
+                    client: clients.patient.clone(),
                     namespace: own_namespace.to_owned(),
                     secret_name: certificate_secret,
                     // The API server asks for the first; the others are for people who try by hand.
@@ -52,6 +56,7 @@ impl CertificateArguments {
                     field_manager: MANAGER.to_owned(),
                     lifetimes: Lifetimes::default(),
                     check_interval: CERTIFICATE_CHECK_INTERVAL,
+                    changed,
                 };
                 lifecycle.spawn("certificates", self_managed.run(serving.clone(), lifecycle.stopping().clone()));
             }
