@@ -6,10 +6,6 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "showing is what a demo is for")]
 
-#[path = "../tests/e2e/installation.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the end-to-end tests use the rest")]
-mod installation;
-
 use std::{
     process::ExitCode,
     time::{Duration, Instant},

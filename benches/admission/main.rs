@@ -45,6 +45,7 @@ use std::{
 use clap::Parser;
 use control_plane::ControlPlane;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use installation::Error;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::{
     Api,
@@ -52,7 +53,7 @@ use kube::{
 };
 use latencies::{Latencies, milliseconds};
 use pods::{create, create_all};
-use product::{Error, Product};
+use product::Product;
 use serde_json::json;
 use table::Table;
 use webhook::{AdmissionTime, Webhook, admission_time};

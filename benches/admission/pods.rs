@@ -6,10 +6,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use installation::{Error, PULL_SECRET};
 use kube::{Client, api::PostParams, client::Body, core::Request};
 use serde_json::{Value, json};
-
-use crate::product::{Error, installation::PULL_SECRET};
 
 /// Creates a pod in each of the namespaces, `clients` at a time, and checks that the webhook did its work, or did not.
 pub async fn create_all(

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use control_plane::ControlPlane;
+use installation::{Error, RELEASE};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::{
     Api, Client,
@@ -14,7 +15,7 @@ use kube::{
 use crate::{
     metrics,
     pods::{is_injected, pod},
-    product::{Error, Product, RELEASE},
+    product::Product,
 };
 
 const WAIT_LIMIT: Duration = Duration::from_secs(60);

@@ -19,9 +19,6 @@ mod axis;
 mod dashboard;
 mod drawing;
 mod happenings;
-#[path = "../../tests/e2e/installation.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest")]
-mod installation;
 #[path = "../../tests/monitoring/prometheus.rs"]
 #[expect(dead_code, reason = "the tests of the alerts use the rest")]
 mod prometheus;

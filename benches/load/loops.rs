@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    client::{Connection, Endpoint},
-    product::Error,
-};
+use installation::Error;
+
+use crate::client::{Connection, Endpoint};
 
 /// How many were done in which time.
 #[derive(Clone, Copy, Debug)]

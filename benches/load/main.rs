@@ -48,8 +48,9 @@ use std::{
 use axum_handler::Decode;
 use clap::Parser;
 use control_plane::ControlPlane;
+use installation::Error;
 use machine::Cores;
-use product::{Error, Product};
+use product::Product;
 use reviews::{NAMESPACE, Sample, samples};
 use targets::Target;
 

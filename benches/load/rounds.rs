@@ -4,13 +4,14 @@
 
 use std::{io, time::Duration};
 
+use installation::Error;
+
 use crate::{
     Arguments,
     client::{Connection, Endpoint},
     latencies::{Latencies, milliseconds},
     loops::{self, Work},
     process::{Memory, mebibytes, own_cpu_time},
-    product::Error,
     reviews::Sample,
     table::Table,
     targets::Target,

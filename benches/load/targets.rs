@@ -9,12 +9,12 @@ use std::{
 };
 
 use axum_handler::Decode;
+use installation::{Error, Replica};
 
 use crate::{
     client::Endpoint,
     machine::Cores,
     process::{Memory, Process},
-    product::{Error, Replica},
 };
 
 /// A running server.

@@ -1,13 +1,9 @@
 //! The product on a real control plane, installed from its chart, as the end-to-end tests have it.
 
-#[path = "../../tests/e2e/installation.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest")]
-pub mod installation;
-
 use std::{net::SocketAddr, path::Path};
 
 use control_plane::{ControlPlane, ControlPlaneBuilder};
-pub use installation::{Error, Installation, RELEASE, Replica};
+use installation::{Error, Installation, RELEASE, Replica};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;

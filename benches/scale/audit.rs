@@ -8,9 +8,8 @@ use std::{
 };
 
 use control_plane::ControlPlaneBuilder;
+use installation::{Error, PULL_SECRET, RELEASE};
 use serde_json::{Value, json};
-
-use crate::product::{Error, RELEASE, installation::PULL_SECRET};
 
 const PULL_SECRETS: &str = "pull secrets";
 

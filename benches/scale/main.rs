@@ -47,10 +47,11 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use audit::AuditLog;
 use clap::Parser;
 use control_plane::ControlPlane;
+use installation::Error;
 use latencies::milliseconds;
 use plot::{Line, Scale as AxisScale};
 use process::mebibytes;
-use product::{Error, Product};
+use product::Product;
 use stage::{Measured, Scale};
 use table::Table;
 

@@ -10,6 +10,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use control_plane::{ControlPlane, LocalPod, LocalPodOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use installation::{Error, PULL_SECRET, RELEASE};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{
     Api, Client,
@@ -23,7 +24,7 @@ use crate::{
     latencies::Latencies,
     metrics,
     process::{Memory, Process},
-    product::{CREDENTIAL, Error, Product, RELEASE, installation::PULL_SECRET},
+    product::{CREDENTIAL, Product},
 };
 
 /// The cluster as it grows.

@@ -10,6 +10,7 @@ use std::{
 
 use control_plane::ControlPlane;
 use fake_azure::{FakeAzure, SUFFIX, TENANT};
+use installation::{Error, Installation, PULL_SECRET, RELEASE, Replica};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use kube::{
     Api, Client,
@@ -19,10 +20,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    client::Endpoint,
-    installation::{self, Error, Installation, PULL_SECRET, RELEASE, Replica},
-};
+use crate::client::Endpoint;
 
 /// The login server whose pull secret holds a password.
 pub const PASSWORD_HOST: &str = "contoso.azurecr.io";

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
+use installation::{Error, RELEASE};
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster::{Cluster, admin},
-    installation::{Error, RELEASE},
     metrics,
     record::Record,
 };

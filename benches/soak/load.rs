@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use installation::Error;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::Endpoint,
     cluster::{Cluster, PASSWORD_HOST},
-    installation::Error,
     record::Record,
 };
 

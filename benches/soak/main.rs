@@ -21,9 +21,6 @@
 mod client;
 mod cluster;
 mod disturbances;
-#[path = "../../tests/e2e/installation.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest")]
-mod installation;
 #[path = "../measuring/latencies.rs"]
 mod latencies;
 mod load;

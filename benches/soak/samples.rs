@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use installation::{Error, Replica};
+
 use crate::{
     cluster::{Cluster, admin},
-    installation::{Error, Replica},
     latencies::{Latencies, milliseconds},
     metrics,
     plot::{self, Line, Scale},

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use installation::{CHART, RELEASE, helm};
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
     Api,
@@ -14,7 +15,6 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    installation::{CHART, RELEASE, helm},
     load::Load,
     settings,
     world::{Error, PULL_SECRET, World, complain, entries, eventually, expect, expect_equal, pod, references, review},

@@ -18,6 +18,7 @@ use acr_pull_injector::{
     lifecycle::Readiness,
     namespaces::KubernetesNamespaces,
 };
+use installation::RELEASE;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
@@ -34,7 +35,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::in_process::Healing;
 use crate::{
-    installation::RELEASE,
     world::{Error, PULL_SECRET, World, complain, eventually, expect, expect_equal, pod, references},
 };
 

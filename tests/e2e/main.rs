@@ -16,7 +16,6 @@ mod disruption;
 mod endpoint;
 mod healing;
 mod injection;
-mod installation;
 mod life;
 #[expect(dead_code, reason = "the faults use the rest")]
 mod load;
@@ -32,11 +31,11 @@ mod world;
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use control_plane::ControlPlane;
+use installation::Installation;
 use libtest_mimic::Trial;
 use tokio::runtime::Handle;
 
 use crate::{
-    installation::Installation,
     program::{Case, Threads},
     world::{Error, World},
 };

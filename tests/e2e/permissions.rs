@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use installation::RELEASE;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{
     Api, Client, Config,
@@ -11,10 +12,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    installation::RELEASE,
-    world::{Error, PULL_SECRET, World, eventually, expect},
-};
+use crate::world::{Error, PULL_SECRET, World, eventually, expect};
 
 async fn as_the_webhook(world: &World) -> Result<Client, Error> {
     let kubeconfig = world.control_plane.service_account_kubeconfig(RELEASE, RELEASE).await?;

@@ -10,6 +10,7 @@ mod tokens;
 use std::sync::Arc;
 
 use fake_azure::{FakeAzure, SecretState};
+use installation::RELEASE;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
@@ -20,10 +21,7 @@ use serde_json::json;
 use place::{Authentication, Pull, registries};
 pub use tokens::a_token_of_the_registry_pulls;
 
-use crate::{
-    installation::RELEASE,
-    world::{Error, PULL_SECRET, World, eventually, expect_equal, pod, references},
-};
+use crate::world::{Error, PULL_SECRET, World, eventually, expect_equal, pod, references};
 
 /// Creates a pod with these images and gives the bytes of the pull secret that it refers to.
 async fn pull_secret_of_a_pod(world: &World, images: &[&str]) -> Result<Vec<u8>, Error> {

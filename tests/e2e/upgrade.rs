@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use installation::{CHART, RELEASE, helm, set};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -27,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     disruption::failed_calls,
-    installation::{CHART, RELEASE, helm, set},
     load::Load,
     settings,
     world::{Error, PULL_SECRET, World, eventually, expect, expect_equal, pod, references},

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use installation::RELEASE;
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, Namespace, Secret},
@@ -12,9 +13,8 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{
-    installation::RELEASE,
-    world::{Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, get, pod, references, review},
+use crate::world::{
+    Error, PULL_SECRET, World, entries, eventually, expect, expect_equal, get, pod, references, review,
 };
 
 fn secrets(world: &World, namespace: &str) -> Api<Secret> {

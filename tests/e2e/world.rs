@@ -12,6 +12,8 @@ use std::{
 };
 
 use control_plane::ControlPlane;
+pub use installation::{Error, PULL_SECRET};
+use installation::{Installation, RELEASE, ca_bundle};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
 use kube::{
     Api, Client, Config,
@@ -22,9 +24,6 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-
-pub use crate::installation::{Error, PULL_SECRET};
-use crate::installation::{Installation, RELEASE, ca_bundle};
 
 /// The control plane with the product on it.
 pub struct World {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use fake_azure::{FakeAzure, Fault, TENANT};
+use installation::{CHART, RELEASE, helm};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, api::PostParams};
@@ -14,7 +15,6 @@ use serde_json::{Value, json};
 
 use crate::{
     edge::under_load,
-    installation::{CHART, RELEASE, helm},
     progress::say,
     replicas::failed_open_calls,
     settings,

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use installation::RELEASE;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
     Api,
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     azure::{renew_replicas, upgrade},
     edge::under_load,
-    installation::RELEASE,
     progress::say,
     world::{Error, Tls, World, eventually, expect, expect_equal},
 };

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use installation::{RELEASE, ca_bundle};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api,
@@ -16,7 +17,6 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    installation::{RELEASE, ca_bundle},
     load::Load,
     progress::say,
     replicas::failed_open_calls,

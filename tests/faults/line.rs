@@ -6,6 +6,7 @@ use std::{
 };
 
 use control_plane::ControlPlane;
+use installation::RELEASE;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -13,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{installation::RELEASE, world::Error};
+use crate::world::Error;
 
 /// Forwards connections to the API server. They end when it is dropped.
 pub struct Line {

@@ -10,9 +10,9 @@ use std::{
 };
 
 use control_plane::{LocalPod, LocalPodOptions};
+use installation::RELEASE;
 
 use crate::{
-    installation::RELEASE,
     load::Load,
     progress::say,
     replicas::failed_open_calls,

@@ -21,9 +21,6 @@ mod certificate_files;
 mod certificates;
 mod edge;
 mod election;
-#[path = "../e2e/installation.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest")]
-mod installation;
 mod line;
 #[path = "../e2e/load.rs"]
 #[expect(dead_code, reason = "the end-to-end tests use the rest")]
@@ -46,11 +43,11 @@ mod world;
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use control_plane::ControlPlane;
+use installation::Installation;
 use libtest_mimic::Trial;
 use tokio::runtime::Handle;
 
 use crate::{
-    installation::Installation,
     program::{Case, Threads},
     world::{Error, World},
 };

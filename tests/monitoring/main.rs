@@ -10,9 +10,6 @@
 
 mod alerts;
 mod dashboard;
-#[path = "../e2e/installation.rs"]
-#[expect(dead_code, reason = "the end-to-end tests use the rest")]
-mod installation;
 mod panels;
 #[path = "../e2e/program.rs"]
 #[expect(dead_code, unused_macros, reason = "the end-to-end tests use the rest")]

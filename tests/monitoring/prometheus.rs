@@ -9,14 +9,13 @@ use std::{
 };
 
 use control_plane::{BackgroundProgram, ControlPlane, prometheus_program};
+use installation::Error;
 use k8s_openapi::api::{
     core::v1::{Namespace, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
-
-use crate::installation::Error;
 
 /// Where Prometheus and its ServiceAccount live in the cluster.
 const NAMESPACE: &str = "monitoring";

@@ -14,6 +14,8 @@ use std::{
 
 use control_plane::ControlPlane;
 use fake_azure::{FakeAzure, SUFFIX, TENANT};
+pub use installation::Error;
+use installation::{CHART, Installation, RELEASE, create_credentials, helm, service_port_setting, set};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount},
@@ -24,11 +26,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-pub use crate::installation::Error;
-use crate::{
-    installation::{CHART, Installation, RELEASE, create_credentials, helm, service_port_setting, set},
-    prometheus::{DiscoveredPod, Prometheus, Setup},
-};
+use crate::prometheus::{DiscoveredPod, Prometheus, Setup};
 
 /// The login server whose pull secrets hold a password.
 pub const PASSWORD_HOST: &str = "contoso.azurecr.io";

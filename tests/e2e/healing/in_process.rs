@@ -24,6 +24,7 @@ use acr_pull_injector::{
     secrets::store::KubernetesPullSecrets,
 };
 use arc_swap::ArcSwap;
+use installation::RELEASE;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -31,10 +32,7 @@ use kube::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OPT_OUT;
-use crate::{
-    installation::RELEASE,
-    world::{Error, eventually},
-};
+use crate::world::{Error, eventually};
 
 type TestHealer = Healer<OneCredential, KubernetesPullSecrets, KubernetesNamespaces>;
 

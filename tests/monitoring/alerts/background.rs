@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use installation::RELEASE;
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, ResourceQuota},
     rbac::v1::RoleBinding,
@@ -13,10 +14,7 @@ use kube::{
 use serde_json::json;
 
 use super::{calms_down, fires, quiet};
-use crate::{
-    installation::RELEASE,
-    world::{Error, PASSWORD_HOST, World, eventually},
-};
+use crate::world::{Error, PASSWORD_HOST, World, eventually};
 
 /// What the program does not take.
 pub const BAD_CONFIGURATION: &str = "registries: [{name: without-a-credential}]";

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use installation::RELEASE;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
@@ -11,10 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::json;
 
 use super::{calms_down, fires, quiet};
-use crate::{
-    installation::RELEASE,
-    world::{Error, PASSWORD_HOST, World},
-};
+use crate::world::{Error, PASSWORD_HOST, World};
 
 const SECRET: &str = "own-certificate";
 

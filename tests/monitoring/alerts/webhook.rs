@@ -6,6 +6,7 @@ use axum::{Router, body::Bytes, routing::post};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use installation::RELEASE;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use rustls::{
@@ -17,10 +18,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::{calms_down, fires, quiet};
-use crate::{
-    installation::RELEASE,
-    world::{Error, PASSWORD_HOST, World, eventually},
-};
+use crate::world::{Error, PASSWORD_HOST, World, eventually};
 
 /// No replica is reached, and pods are created all the same.
 pub async fn fail_open(world: Arc<World>) -> Result<(), Error> {

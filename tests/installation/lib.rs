@@ -25,9 +25,11 @@ pub const PULL_SECRET: &str = "acr-pull-secret";
 /// A replica is ready within a second or two; the rest is for a busy machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Why something could not be done, for whoever runs the program.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A running installation.
+#[derive(Debug)]
 pub struct Installation {
     program: PathBuf,
     forwarder: ServiceForwarder,
@@ -35,8 +37,11 @@ pub struct Installation {
 }
 
 /// One replica and where it answers.
+#[derive(Debug)]
 pub struct Replica {
+    /// Its process.
     pub pod: LocalPod,
+    /// The webhook port.
     pub webhook: SocketAddr,
 }
 
@@ -213,4 +218,4 @@ pub fn set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The chart of this repository.
-pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/acr-pull-injector");
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/acr-pull-injector");
