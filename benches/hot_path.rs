@@ -2,14 +2,7 @@
 //!
 //! No network and no TLS: bench `load` measures these. The caches are the real ones, filled by hand.
 
-#![expect(
-    clippy::expect_used,
-    unreachable_pub,
-    reason = "a bench may end at once and say why, and has no public interface"
-)]
-
-#[path = "measuring/reviews.rs"]
-mod reviews;
+#![expect(clippy::expect_used, reason = "a bench may end at once and say why")]
 
 use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 
@@ -38,7 +31,7 @@ use acr_pull_injector::{
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use reviews::{NAMESPACE, Sample, samples};
+use measuring::reviews::{NAMESPACE, Sample, samples};
 
 /// What the captured reviews pull from.
 const LOGIN_SERVERS: [&str; 2] = ["contoso.azurecr.io", "fabrikam.azurecr.io"];

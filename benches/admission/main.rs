@@ -9,30 +9,9 @@
     unreachable_pub,
     reason = "a bench prints and has no public interface"
 )]
-#![expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts and times are far below the limits of f64"
-)]
+#![expect(clippy::cast_precision_loss, reason = "counts and times are far below the limits of f64")]
 
-#[path = "../measuring/client.rs"]
-#[expect(dead_code, reason = "other benches talk to the webhook themselves")]
-mod client;
-#[path = "../measuring/latencies.rs"]
-mod latencies;
-#[path = "../measuring/machine.rs"]
-#[expect(dead_code, reason = "everything shares all cores here, as on a small control plane node")]
-mod machine;
-#[path = "../measuring/metrics.rs"]
-#[expect(dead_code, reason = "replicas are not asked here")]
-mod metrics;
 mod pods;
-#[path = "../measuring/product.rs"]
-#[expect(dead_code, reason = "replicas are not asked here")]
-mod product;
-#[path = "../measuring/table.rs"]
-mod table;
 mod webhook;
 
 use std::{
@@ -51,11 +30,14 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams},
 };
-use latencies::{Latencies, milliseconds};
+use measuring::{
+    latencies::{Latencies, milliseconds},
+    machine,
+    product::Product,
+    table::Table,
+};
 use pods::{create, create_all};
-use product::Product;
 use serde_json::json;
-use table::Table;
 use webhook::{AdmissionTime, Webhook, admission_time};
 
 /// Creates pods through the API server, with and without the webhook.
@@ -88,21 +70,13 @@ const PREPARING_CLIENTS: usize = 8;
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return ExitCode::FAILURE;
-    }
-    let mut arguments = Arguments::parse();
-    if arguments.quick {
-        arguments = Arguments { rounds: 1, pods: 100, namespaces: 20, ..arguments };
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(&arguments))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+    measuring::run_on_tokio(async || {
+        let mut arguments = Arguments::parse();
+        if arguments.quick {
+            arguments = Arguments { rounds: 1, pods: 100, namespaces: 20, ..arguments };
         }
-    }
+        run(&arguments).await
+    })
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Error> {

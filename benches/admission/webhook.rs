@@ -11,12 +11,9 @@ use kube::{
     client::Body,
     core::Request,
 };
+use measuring::{metrics, product::Product};
 
-use crate::{
-    metrics,
-    pods::{is_injected, pod},
-    product::Product,
-};
+use crate::pods::{is_injected, pod};
 
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 

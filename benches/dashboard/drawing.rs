@@ -1,11 +1,9 @@
 //! The dashboard as a picture: panels where Grafana has them.
 
+use measuring::svg::{COLOURS, GREY, GRID, INK, Svg};
 use serde_json::Value;
 
-use crate::{
-    axis::Axis,
-    svg::{COLOURS, GREY, GRID, INK, Svg},
-};
+use crate::axis::Axis;
 
 /// What a panel shows.
 pub struct Drawn {

@@ -22,8 +22,6 @@ mod happenings;
 #[path = "../../tests/monitoring/prometheus.rs"]
 #[expect(dead_code, reason = "the tests of the alerts use the rest")]
 mod prometheus;
-#[path = "../measuring/svg.rs"]
-mod svg;
 #[path = "../../tests/monitoring/world.rs"]
 mod world;
 
@@ -57,18 +55,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return ExitCode::FAILURE;
-    }
-    let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(&arguments))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    measuring::run_on_tokio(async || run(&Arguments::parse()).await)
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Error> {

@@ -7,8 +7,7 @@ use std::{
 };
 
 use installation::Error;
-
-use crate::client::{Connection, Endpoint};
+use measuring::client::{Connection, Endpoint};
 
 /// How many were done in which time.
 #[derive(Clone, Copy, Debug)]

@@ -14,28 +14,11 @@
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "counts and times are far below the limits of f64"
 )]
 
-#[path = "../measuring/client.rs"]
-mod client;
-#[path = "../measuring/latencies.rs"]
-mod latencies;
 mod loops;
-#[path = "../measuring/machine.rs"]
-mod machine;
-#[path = "../measuring/metrics.rs"]
-mod metrics;
-#[path = "../measuring/process.rs"]
-mod process;
-#[path = "../measuring/product.rs"]
-mod product;
-#[path = "../measuring/reviews.rs"]
-mod reviews;
 mod rounds;
-#[path = "../measuring/table.rs"]
-mod table;
 mod targets;
 
 use std::{
@@ -49,9 +32,13 @@ use axum_handler::Decode;
 use clap::Parser;
 use control_plane::ControlPlane;
 use installation::Error;
-use machine::Cores;
-use product::Product;
-use reviews::{NAMESPACE, Sample, samples};
+use measuring::{
+    client,
+    machine::{self, Cores},
+    metrics,
+    product::{self, Product},
+    reviews::{NAMESPACE, Sample, samples},
+};
 use targets::Target;
 
 /// Puts the webhook and the least that could do its job under the same load.
@@ -101,21 +88,13 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return ExitCode::FAILURE;
-    }
-    let outcome = if std::env::args().nth(1).as_deref() == Some(axum_handler::COMMAND) {
-        axum_handler::run(std::env::args().skip(1))
-    } else {
-        run(&Arguments::parse())
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+    measuring::run(|| {
+        if std::env::args().nth(1).as_deref() == Some(axum_handler::COMMAND) {
+            axum_handler::run(std::env::args().skip(1))
+        } else {
+            run(&Arguments::parse())
         }
-    }
+    })
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {

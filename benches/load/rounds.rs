@@ -5,15 +5,17 @@
 use std::{io, time::Duration};
 
 use installation::Error;
-
-use crate::{
-    Arguments,
+use measuring::{
     client::{Connection, Endpoint},
     latencies::{Latencies, milliseconds},
-    loops::{self, Work},
     process::{Memory, mebibytes, own_cpu_time},
     reviews::Sample,
     table::Table,
+};
+
+use crate::{
+    Arguments,
+    loops::{self, Work},
     targets::Target,
 };
 

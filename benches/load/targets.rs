@@ -10,8 +10,7 @@ use std::{
 
 use axum_handler::Decode;
 use installation::{Error, Replica};
-
-use crate::{
+use measuring::{
     client::Endpoint,
     machine::Cores,
     process::{Memory, Process},

@@ -7,11 +7,13 @@ use std::time::Duration;
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
+    /// In any order.
     pub fn new(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         Self(durations)
     }
 
+    /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }

@@ -1,13 +1,11 @@
 //! A small plot: several lines over one axis, the values on a logarithmic one, so that different units fit.
 
-#[path = "svg.rs"]
-mod svg;
-
-use svg::{COLOURS, GREY, GRID, INK, Svg};
+use crate::svg::{COLOURS, GREY, GRID, INK, Svg};
 
 /// A line with its name.
 #[derive(Clone, Debug)]
 pub struct Line {
+    /// Beside the lines, in its colour.
     pub name: &'static str,
     /// Where along the axis, and the value, above zero.
     pub points: Vec<(f64, f64)>,
@@ -16,8 +14,9 @@ pub struct Line {
 /// How the axis below divides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
+    /// From zero.
     Linear,
-    /// Its values are above zero.
+    /// By decades; its values are above zero.
     Logarithmic,
 }
 

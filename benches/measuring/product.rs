@@ -14,9 +14,13 @@ use crate::client::Endpoint;
 pub const CREDENTIAL: &str = "service-principal";
 
 /// A control plane with the product on it.
+#[expect(missing_debug_implementations, reason = "a client of Kubernetes has none")]
 pub struct Product {
+    /// What it runs on.
     pub control_plane: ControlPlane,
+    /// The chart and its replicas.
     pub installation: Installation,
+    /// An administrator's.
     pub client: Client,
 }
 
@@ -46,6 +50,7 @@ impl Product {
         Endpoint::new(webhook, &format!("{RELEASE}.{RELEASE}.svc"), &bundle)
     }
 
+    /// An empty namespace.
     pub async fn create_namespace(&self, name: &str) -> Result<(), Error> {
         let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         Api::<Namespace>::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;

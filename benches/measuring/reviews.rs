@@ -5,9 +5,12 @@
 
 use serde_json::{Map, Value, json};
 
-/// A review and its size in words.
+/// A review of a pod.
+#[derive(Clone, Debug)]
 pub struct Sample {
+    /// Its size in words.
     pub name: &'static str,
+    /// As it is sent.
     pub body: Vec<u8>,
 }
 

@@ -2,8 +2,11 @@
 
 use std::fmt::{Arguments, Write};
 
+/// Of what is read first.
 pub const INK: &str = "#111111";
+/// Of what is read next.
 pub const GREY: &str = "#444444";
+/// Of lines behind the others.
 pub const GRID: &str = "#dddddd";
 /// Colours of lines, one after the other.
 pub const COLOURS: [&str; 8] = ["#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#525252", "#be185d", "#0e7490", "#a16207"];
@@ -42,7 +45,6 @@ impl Svg {
     }
 
     /// The same, dashed.
-    #[allow(dead_code, clippy::allow_attributes, reason = "not every plot has one")]
     pub fn dashed(&mut self, [x1, y1, x2, y2]: [f64; 4], colour: &str) {
         self.push(format_args!(
             r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" stroke="{colour}" stroke-dasharray="3 3"/>"#
@@ -58,7 +60,6 @@ impl Svg {
     }
 
     /// A filled area with these corners.
-    #[allow(dead_code, clippy::allow_attributes, reason = "not every plot has one")]
     pub fn area(&mut self, points: &[(f64, f64)], colour: &str, opacity: f64) {
         let points = list(points);
         self.push(format_args!(r#"<polygon points="{points}" fill="{colour}" fill-opacity="{opacity}"/>"#));

@@ -10,10 +10,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// No rows yet. The first column is of words, the others are of numbers.
     pub fn new(title: &'static str, columns: &[&str]) -> Self {
         Self { title, rows: vec![columns.iter().map(|column| (*column).to_owned()).collect()] }
     }
 
+    /// Adds a row, a cell for each column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }

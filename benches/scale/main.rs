@@ -12,35 +12,10 @@
     unreachable_pub,
     reason = "a bench prints and has no public interface"
 )]
-#![expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts and times are far below the limits of f64"
-)]
+#![expect(clippy::cast_precision_loss, reason = "counts and times are far below the limits of f64")]
 
 mod audit;
-#[path = "../measuring/client.rs"]
-mod client;
-#[path = "../measuring/latencies.rs"]
-#[expect(dead_code, reason = "how many there are is known here")]
-mod latencies;
-#[path = "../measuring/machine.rs"]
-#[expect(dead_code, reason = "everything shares all cores here")]
-mod machine;
-#[path = "../measuring/metrics.rs"]
-mod metrics;
-#[path = "../measuring/plot.rs"]
-mod plot;
-#[path = "../measuring/process.rs"]
-#[expect(dead_code, reason = "CPU time is measured by bench load")]
-mod process;
-#[path = "../measuring/product.rs"]
-#[expect(dead_code, reason = "the stages ask the replica themselves")]
-mod product;
 mod stage;
-#[path = "../measuring/table.rs"]
-mod table;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -48,12 +23,15 @@ use audit::AuditLog;
 use clap::Parser;
 use control_plane::ControlPlane;
 use installation::Error;
-use latencies::milliseconds;
-use plot::{Line, Scale as AxisScale};
-use process::mebibytes;
-use product::Product;
+use measuring::{
+    latencies::milliseconds,
+    machine,
+    plot::{self, Line, Scale as AxisScale},
+    process::{self, mebibytes},
+    product::Product,
+    table::Table,
+};
 use stage::{Measured, Scale};
-use table::Table;
 
 /// Measures the webhook in clusters of growing size.
 #[derive(Debug, Parser)]
@@ -77,18 +55,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return ExitCode::FAILURE;
-    }
-    let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(&arguments))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    measuring::run_on_tokio(async || run(&Arguments::parse()).await)
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Error> {

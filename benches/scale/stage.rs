@@ -16,16 +16,16 @@ use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
 };
-use serde_json::{Value, json};
-
-use crate::{
-    audit::{AuditLog, Requests},
+use measuring::{
     client::Endpoint,
     latencies::Latencies,
     metrics,
     process::{Memory, Process},
     product::{CREDENTIAL, Product},
 };
+use serde_json::{Value, json};
+
+use crate::audit::{AuditLog, Requests};
 
 /// The cluster as it grows.
 pub struct Scale {

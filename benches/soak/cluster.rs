@@ -18,9 +18,8 @@ use kube::{
     client::Body,
     core::Request,
 };
+use measuring::client::Endpoint;
 use serde_json::{Value, json};
-
-use crate::client::Endpoint;
 
 /// The login server whose pull secret holds a password.
 pub const PASSWORD_HOST: &str = "contoso.azurecr.io";

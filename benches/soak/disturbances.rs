@@ -15,13 +15,13 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
+use measuring::metrics;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster::{Cluster, admin},
-    metrics,
     record::Record,
 };
 

@@ -15,12 +15,12 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams},
 };
+use measuring::client::Endpoint;
 use serde_json::Value;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::Endpoint,
     cluster::{Cluster, PASSWORD_HOST},
     record::Record,
 };

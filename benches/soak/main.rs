@@ -13,31 +13,14 @@
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "counts and times are far below the limits of f64"
 )]
 
-#[path = "../measuring/client.rs"]
-mod client;
 mod cluster;
 mod disturbances;
-#[path = "../measuring/latencies.rs"]
-mod latencies;
 mod load;
-#[path = "../measuring/machine.rs"]
-#[expect(dead_code, reason = "everything shares all cores here")]
-mod machine;
-#[path = "../measuring/metrics.rs"]
-mod metrics;
-#[path = "../measuring/plot.rs"]
-mod plot;
-#[path = "../measuring/process.rs"]
-#[expect(dead_code, reason = "CPU time is measured by bench load")]
-mod process;
 mod record;
 mod samples;
-#[path = "../measuring/table.rs"]
-mod table;
 mod verdict;
 
 use std::{
@@ -50,6 +33,7 @@ use std::{
 use clap::Parser;
 use cluster::Cluster;
 use installation::Error;
+use measuring::machine;
 use record::Record;
 use samples::Sample;
 use tokio::task::JoinSet;
@@ -88,19 +72,10 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return ExitCode::FAILURE;
-    }
-    let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.map_err(Error::from).and_then(|runtime| runtime.block_on(run(&arguments))) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    measuring::run_on_tokio(async || {
+        let passed = run(&Arguments::parse()).await?;
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 /// Did it pass?

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::latencies::Latencies;
+use measuring::latencies::Latencies;
 
 /// More faults than these are only counted.
 const FAULTS_KEPT: usize = 10;

@@ -7,15 +7,17 @@ use std::{
 };
 
 use installation::{Error, Replica};
-
-use crate::{
-    cluster::{Cluster, admin},
+use measuring::{
     latencies::{Latencies, milliseconds},
     metrics,
     plot::{self, Line, Scale},
     process::{Process, mebibytes},
-    record::{Record, Window},
     table::Table,
+};
+
+use crate::{
+    cluster::{Cluster, admin},
+    record::{Record, Window},
 };
 
 /// One moment.

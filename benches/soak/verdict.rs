@@ -3,11 +3,10 @@
 use std::fmt;
 
 use crate::{
-    latencies::Latencies,
     record::Record,
     samples::{Held, Sample},
-    table::Table,
 };
+use measuring::{latencies::Latencies, table::Table};
 
 /// Growth of a replica's memory in the second half that still counts as none, in MiB. The allocator returns memory late;
 /// a leak of 100 bytes for each of 200 pods a second would make 11 MiB in the ten minutes of a second half.
