@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client,
@@ -120,7 +120,7 @@ pub async fn a_minute_without_the_api_server_is_bridged_from_memory(world: Arc<W
     say(format!("{outcome:?}"));
     expect_equal("calls that failed open", failed_open_calls(&world).await?, failed_open)?;
     expect_equal("versions of pull secrets that nobody touched", versions(&world, &untouched).await?, before)?;
-    replace_replicas(&world, 2, Vec::new()).await
+    replace_replicas(&world, vec![Vec::new(); 2]).await
 }
 
 /// The replicas miss changes that the API server cannot tell them any more: a watch from before would be answered by 410 Gone.
@@ -178,28 +178,30 @@ pub async fn what_happened_in_a_forgotten_history_is_found(world: Arc<World>) ->
     say(format!("{outcome:?}"));
     expect_equal("calls that failed open", failed_open_calls(&world).await?, 0.0)?;
     expect_equal("versions of pull secrets that nobody touched", versions(&world, &untouched).await?, before)?;
-    replace_replicas(&world, 2, Vec::new()).await
+    replace_replicas(&world, vec![Vec::new(); 2]).await
 }
 
 /// Two new replicas in place of the others, each behind a line of its own.
 async fn replicas_behind_lines(world: &World) -> Result<Vec<Line>, Error> {
     let lines = vec![Line::start(&world.control_plane).await?, Line::start(&world.control_plane).await?];
+    let mut environments = Vec::new();
     for line in &lines {
-        replace_replicas(world, 1, line.environment(&world.control_plane).await?).await?;
+        environments.push(line.environment(&world.control_plane).await?);
     }
+    replace_replicas(world, environments).await?;
     Ok(lines)
 }
 
 /// Namespaces with their pull secret.
 pub async fn served(world: &World, count: usize) -> Result<Vec<String>, Error> {
-    let mut namespaces = Vec::new();
-    for _ in 0..count {
+    const AT_ONCE: usize = 4;
+    let made = stream::iter(0..count).map(|_| async {
         let namespace = world.namespace(&[]).await?;
         world.create(&namespace, &pod("app", &[IMAGE])).await?;
         expect(world.pull_secret(&namespace).await?.is_some(), "no pull secret to begin with")?;
-        namespaces.push(namespace);
-    }
-    Ok(namespaces)
+        Ok(namespace)
+    });
+    made.buffered(AT_ONCE).try_collect().await
 }
 
 async fn versions(world: &World, namespaces: &[String]) -> Result<BTreeMap<String, Option<String>>, Error> {

@@ -46,7 +46,7 @@ async fn kill_replicas(world: &Arc<World>) -> Result<(), Error> {
 pub async fn a_rolling_update_fails_no_call(world: Arc<World>) -> Result<(), Error> {
     let failed_open = failed_open_calls(&world).await?;
     let load = Load::start(&world).await?;
-    replace_replicas(&world, 2, Vec::new()).await?;
+    replace_replicas(&world, vec![Vec::new(); 2]).await?;
     let outcome = load.finish().await?;
     say(format!("{outcome:?}"));
     expect(outcome.created > 100, format!("only {} pods were created", outcome.created))?;
@@ -120,12 +120,12 @@ pub async fn failed_open_calls(world: &World) -> Result<f64, Error> {
     world.api_server_counter(&["apiserver_admission_webhook_fail_open_count", "acr-pull-injector"]).await
 }
 
-/// Replaces so many of the oldest replicas, as a rolling update does: the new one is ready before the old one is told to
-/// stop.
-pub async fn replace_replicas(world: &World, count: usize, env: Vec<(String, String)>) -> Result<(), Error> {
+/// Replaces as many of the oldest replicas as there are environments, as a rolling update does: the new one is ready before
+/// the old one is told to stop.
+pub async fn replace_replicas(world: &World, environments: Vec<Vec<(String, String)>>) -> Result<(), Error> {
     let mut stopping = Vec::new();
-    for _ in 0..count {
-        world.installation.start_replica_with(&world.control_plane, env.clone()).await?;
+    for environment in environments {
+        world.installation.start_replica_with(&world.control_plane, environment).await?;
         let old = world.installation.take_oldest().ok_or("no replica")?;
         old.pod.terminate();
         // The endpoint goes away some time after the process was told, not before.
