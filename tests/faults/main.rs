@@ -170,6 +170,10 @@ async fn run(name: &str, case: Case, world: &Arc<World>) -> Result<(), Error> {
 
 async fn run_on_installation(name: &str, case: Case, world: &Arc<World>) -> Result<(), Error> {
     let outcome = run(name, case, world).await;
+    if let Err(error) = &outcome {
+        // The replicas end below, and their logs with them.
+        eprintln!("{name}: {error}\n--- logs of its replicas ---\n{}\n---", logs(world));
+    }
     // The next case begins with what it expects, however this one ended.
     let ready = if outcome.is_ok() { complete(world).await } else { replicas::start_over(world).await };
     if let Err(error) = &ready {
