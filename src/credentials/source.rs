@@ -36,12 +36,18 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// file misses that from the second time on.
 #[derive(Debug)]
 pub struct Credentials {
-    configured: ArcSwap<Configured>,
-    known: ArcSwap<BTreeMap<RegistryName, Known>>,
+    state: ArcSwap<State>,
     cache: TokenCache,
     metrics: Arc<Metrics>,
     /// Readings of files follow each other, so that a slow one cannot undo a later one.
     reading: tokio::sync::Mutex<()>,
+}
+
+/// Rules and credentials change together: a credential never meets the hosts that its rule gets with another one.
+#[derive(Debug)]
+struct State {
+    configured: Arc<Configured>,
+    known: BTreeMap<RegistryName, Known>,
 }
 
 /// What is known of a rule's credential.
@@ -67,11 +73,10 @@ struct Configured {
 impl Credentials {
     /// Reads all files once. One that is missing is reported and looked for again, never fatal. Azure is not asked yet.
     pub async fn read(configuration: &Configuration, metrics: Arc<Metrics>, clock: Clock) -> Self {
-        let configured = Configured::new(configuration, None);
+        let configured = Arc::new(Configured::new(configuration, None));
         let cache = TokenCache::new(configured.http.clone(), clock, metrics.clone());
         let credentials = Self {
-            configured: ArcSwap::from_pointee(configured),
-            known: ArcSwap::default(),
+            state: ArcSwap::from_pointee(State { configured, known: BTreeMap::new() }),
             cache,
             metrics,
             reading: tokio::sync::Mutex::default(),
@@ -80,14 +85,15 @@ impl Credentials {
         credentials
     }
 
-    /// Takes over a changed configuration; its files are read at once.
+    /// Takes over a changed configuration; its files are read at once, and what was in force is until then.
     pub async fn configure(&self, configuration: &Configuration) {
-        let before = self.configured.load_full();
+        let _reading = self.reading.lock().await;
+        let before = self.state.load_full().configured.clone();
+        self.read_by(Arc::new(Configured::new(configuration, Some(&before)))).await;
+        // Once no poll is under way any more that would bring them back.
         for removed in before.credentials.keys().filter(|name| !configuration.credentials.contains_key(*name)) {
             self.metrics.registry_removed(removed.as_str());
         }
-        self.configured.store(Arc::new(Configured::new(configuration, Some(&before))));
-        self.reread().await;
     }
 
     /// Polls the files and renews tokens until `shutdown`, and raises the number in `announce` when pull secrets may have
@@ -117,25 +123,33 @@ impl Credentials {
     /// Reads all files again. Tells whether a usable credential differs from before.
     pub async fn reread(&self) -> bool {
         let _reading = self.reading.lock().await;
-        let configured = self.configured.load_full();
-        let before = self.known.load_full();
+        let configured = self.state.load_full().configured.clone();
+        self.read_by(configured).await
+    }
+
+    /// Reads all files that `configured` names, for whoever holds `reading`.
+    async fn read_by(&self, configured: Arc<Configured>) -> bool {
+        let before = self.state.load_full();
         let mut now = BTreeMap::new();
         let mut changed = false;
         for (registry, credential) in &configured.credentials {
             let read = Material::read(credential, &configured.azure).await;
             self.metrics.credential_readable(registry.as_str(), read.is_ok());
-            let before = before.get(registry);
+            // By the name alone, another credential would come to the hosts and namespaces of the new one.
+            let is_the_same = configured.reads_as(&before.configured, registry);
+            let before = before.known.get(registry).filter(|_| is_the_same);
             let (mut known, differs) = self.compare(registry, read, before);
             changed |= differs;
             known.end_fault = self.tell_end(registry, credential, &known, before).await;
             now.insert(registry.clone(), known);
         }
         self.warm(&configured, &now);
-        self.known.store(Arc::new(now));
+        self.state.store(Arc::new(State { configured, known: now }));
         changed
     }
 
     /// What to go on with, and whether it is another credential than before. A fault is said once, not at every poll.
+    /// `before` is what the same configuration of the credential gave.
     fn compare(
         &self,
         registry: &RegistryName,
@@ -219,13 +233,13 @@ impl CredentialSource for Credentials {
         login_server: &LoginServer,
     ) -> Result<RegistryCredential, CredentialError> {
         let failed = |reason: String| CredentialError { registry: registry.clone(), reason };
-        let configured = self.configured.load_full();
+        let state = self.state.load_full();
         // Whoever asks has looked at the rules; a credential must not depend on that.
-        let rule = configured.rules.iter().find(|rule| rule.name == *registry);
+        let rule = state.configured.rules.iter().find(|rule| rule.name == *registry);
         if !rule.is_some_and(|rule| rule.covers(login_server)) {
             return Err(failed(format!("it does not cover {login_server} any more")));
         }
-        let material = match self.known.load().get(registry).map(|known| &known.material) {
+        let material = match state.known.get(registry).map(|known| &known.material) {
             Some(Ok(material)) => material.clone(),
             Some(Err(error)) => return Err(failed(error.to_string())),
             None => return Err(failed("it is not configured any more".to_owned())),
@@ -250,8 +264,8 @@ impl CredentialSource for Credentials {
     }
 
     fn source(&self, registry: &RegistryName) -> Option<CredentialSourceHash> {
-        let known = self.known.load();
-        known.get(registry).and_then(|known| known.material.as_ref().ok()).map(Material::source)
+        let state = self.state.load();
+        state.known.get(registry).and_then(|known| known.material.as_ref().ok()).map(Material::source)
     }
 }
 
@@ -267,6 +281,11 @@ impl Configured {
             azure: configuration.azure.clone(),
             http,
         }
+    }
+
+    /// Whether a rule's credential is read as by `before`, whomever the rule serves.
+    fn reads_as(&self, before: &Self, registry: &RegistryName) -> bool {
+        self.credentials.get(registry) == before.credentials.get(registry) && self.azure == before.azure
     }
 }
 

@@ -155,3 +155,75 @@ async fn a_pipe_in_place_of_a_file_does_not_stop_the_polling() {
     assert!(credentials.reread().await);
     assert_eq!(credential(&credentials).await.unwrap().password.expose(), "next");
 }
+
+/// The entry main for one login server, with its files in `directory`.
+fn main_entry(host: &str, directory: &Path) -> Configuration {
+    let text = format!(
+        "registries: [{{name: main, hosts: [{host}.azurecr.io], credential: {{static: {{username: main, passwordFile: \
+         {}/password}}}}}}]",
+        directory.display()
+    );
+    Configuration::parse(&text).unwrap()
+}
+
+async fn password_of_main(credentials: &Credentials, host: &str) -> Result<String, CredentialError> {
+    let login_server = LoginServerRule::default().parse(&format!("{host}.azurecr.io")).unwrap();
+    let credential = credentials.credential(&"main".parse().unwrap(), &login_server).await?;
+    Ok(credential.password.expose().to_owned())
+}
+
+#[tokio::test]
+async fn a_changed_entry_never_gets_the_credential_that_it_had() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("password"), "of contoso").unwrap();
+    let before = main_entry("contoso", directory.path());
+    let credentials = Credentials::read(&before, Arc::default(), Clock::system()).await;
+    assert_eq!(password_of_main(&credentials, "contoso").await.unwrap(), "of contoso");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let after = main_entry("fabrikam", elsewhere.path());
+    let poll = credentials.reading.lock().await;
+    {
+        let mut under_way = std::pin::pin!(credentials.configure(&after));
+        assert!(futures_util::poll!(&mut under_way).is_pending());
+        password_of_main(&credentials, "fabrikam").await.expect_err("the old credential, until the new one is read");
+        drop(poll);
+        under_way.await;
+    }
+    let error = password_of_main(&credentials, "fabrikam").await.expect_err("the old credential").to_string();
+    assert!(error.contains("does not exist"), "{error}");
+    assert_eq!(credentials.source(&"main".parse().unwrap()), None);
+    fs::write(elsewhere.path().join("password"), "of fabrikam").unwrap();
+    assert!(credentials.reread().await);
+    assert_eq!(password_of_main(&credentials, "fabrikam").await.unwrap(), "of fabrikam");
+}
+
+#[tokio::test]
+async fn an_entry_that_only_serves_others_now_keeps_its_credential_while_a_file_is_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    fs::write(&file, "password").unwrap();
+    let before = main_entry("contoso", directory.path());
+    let credentials = Credentials::read(&before, Arc::default(), Clock::system()).await;
+    fs::remove_file(file).unwrap();
+    credentials.configure(&main_entry("fabrikam", directory.path())).await;
+    assert_eq!(password_of_main(&credentials, "fabrikam").await.unwrap(), "password");
+}
+
+#[tokio::test]
+async fn a_poll_that_is_under_way_brings_no_removed_registry_back() {
+    let (directory, metrics) = (tempfile::tempdir().unwrap(), Arc::new(Metrics::new()));
+    let before = main_entry("contoso", directory.path());
+    let credentials = Credentials::read(&before, metrics.clone(), Clock::system()).await;
+    assert!(metrics.encode(0, None).contains("registry=\"main\""));
+    let poll = credentials.reading.lock().await;
+    {
+        let none = Configuration::parse("").unwrap();
+        let mut under_way = std::pin::pin!(credentials.configure(&none));
+        assert!(futures_util::poll!(&mut under_way).is_pending());
+        metrics.credential_readable("main", false);
+        drop(poll);
+        under_way.await;
+    }
+    let text = metrics.encode(0, None);
+    assert!(!text.contains("registry=\"main\""), "{text}");
+}
