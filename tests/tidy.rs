@@ -165,7 +165,8 @@ fn the_readme_names_the_versions_that_are_needed() {
     assert!(readme.contains(&format!("Go {major}.{minor}")), "README.md does not say Go {major}.{minor}");
 }
 
-/// The two samples are one, as the chart's values and as what the webhook reads.
+/// The two samples are one, as the chart's values and as what the webhook reads. But for the part of a path that tells one
+/// Secret from another, which the chart needs and nobody wants to read.
 #[test]
 fn the_sample_configuration_is_what_the_chart_makes_of_the_sample_values() {
     let rendered = Command::new(control_plane::helm_program().unwrap())
@@ -176,7 +177,10 @@ fn the_sample_configuration_is_what_the_chart_makes_of_the_sample_values() {
         .unwrap();
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let rendered: serde_json::Value = serde_saphyr::from_str(&String::from_utf8(rendered.stdout).unwrap()).unwrap();
-    let from_values = Configuration::parse(rendered["data"]["config.yaml"].as_str().unwrap()).unwrap();
+    let is_hash = |part: &&str| part.len() == 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts = rendered["data"]["config.yaml"].as_str().unwrap().split('/');
+    let text = parts.filter(|part| !is_hash(part)).collect::<Vec<_>>().join("/");
+    let from_values = Configuration::parse(&text).unwrap();
     assert_eq!(from_values, Configuration::load(&root().join("examples/config.yaml")).unwrap());
 }
 

@@ -2,6 +2,7 @@
 
 use acr_pull_injector::config::Configuration;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     SHORT_FORM, everything,
@@ -38,6 +39,11 @@ const OTHER_SETTINGS: [&str; 4] = [
     "--set-json",
     r#"registries=[{"name": "a", "hosts": ["contoso.azurecr.us"], "credential": {"managedIdentity": {}}}]"#,
 ];
+
+/// What the directory of a Secret's files is told apart by.
+fn hash(secret: &str) -> String {
+    format!("{:x}", Sha256::digest(secret))[..8].to_owned()
+}
 
 fn configuration(objects: &Objects) -> &Value {
     &objects["ConfigMap/acr-pull-injector"]["data"]["config.yaml"]
@@ -154,21 +160,23 @@ fn each_form_reads_its_own_keys() {
     let objects = render(&EVERY_FORM);
     let credential = |index: usize| configuration(&objects)["registries"][index]["credential"].clone();
     let file = |entry: &str, key: &str| format!("/etc/acr-pull-injector/credentials/{entry}/{key}");
+    let [password, secret, certificate] = [("password", "a"), ("secret", "b"), ("certificate", "d")]
+        .map(|(entry, secret)| move |key: &str| file(&format!("{entry}/{}", hash(secret)), key));
     assert_eq!(
         credential(1)["servicePrincipal"],
         json!({
             "delivery": "token", "clientId": "c", "tenantId": "contoso.example", "endDateTime": "2027-11-24T08:00:00Z",
-            "clientSecretFile": file("secret", "clientSecret"),
+            "clientSecretFile": secret("clientSecret"),
         })
     );
-    assert_eq!(credential(0)["servicePrincipal"]["endDateTimeFile"], file("password", "endDateTime"));
+    assert_eq!(credential(0)["servicePrincipal"]["endDateTimeFile"], password("endDateTime"));
     assert_eq!(
         credential(2)["servicePrincipal"],
         json!({
-            "delivery": "token", "clientIdFile": file("certificate", "clientId"),
-            "tenantIdFile": file("certificate", "tenantId"),
-            "clientCertificateFile": file("certificate", "clientCertificate"),
-            "clientCertificatePasswordFile": file("certificate", "clientCertificatePassword"),
+            "delivery": "token", "clientIdFile": certificate("clientId"),
+            "tenantIdFile": certificate("tenantId"),
+            "clientCertificateFile": certificate("clientCertificate"),
+            "clientCertificatePasswordFile": certificate("clientCertificatePassword"),
         })
     );
     assert_eq!(
@@ -176,6 +184,22 @@ fn each_form_reads_its_own_keys() {
         json!({"tenantId": "t", "clientId": "c", "tokenFile": file("federated", "token")})
     );
     assert_eq!(credential(7), json!({"managedIdentity": {}}));
+}
+
+/// A pod of before an upgrade reads the new configuration, but its volumes are those that it began with.
+#[test]
+fn another_secret_stands_in_another_directory() {
+    let directory = |secret: &str| {
+        let credential = format!("registries[0].credential.static.existingSecret={secret}");
+        let objects = render(&["--set", "registries[0].name=payments", "--set", &credential]);
+        let file = &configuration(&objects)["registries"][0]["credential"]["static"]["passwordFile"];
+        let directory = file.as_str().unwrap().strip_suffix("/password").unwrap().to_owned();
+        let pod = objects["Deployment/acr-pull-injector"].pointer("/spec/template/spec").unwrap();
+        assert_eq!(volume_mounted_at(pod, &directory)["secret"]["secretName"], secret);
+        directory
+    };
+    assert_ne!(directory("payments-sp"), directory("public-sp"));
+    assert_eq!(directory("payments-sp"), directory("payments-sp"));
 }
 
 #[test]
@@ -200,7 +224,10 @@ fn a_tenant_is_read_from_the_secret_only_where_it_is_needed() {
         configuration(&objects).pointer("/registries/0/credential/servicePrincipal").unwrap().clone()
     };
     assert_eq!(credential(&SHORT_FORM).get("tenantIdFile"), None);
-    assert_eq!(credential(&TOKEN)["tenantIdFile"], "/etc/acr-pull-injector/credentials/default/tenantId");
+    assert_eq!(
+        credential(&TOKEN)["tenantIdFile"],
+        format!("/etc/acr-pull-injector/credentials/default/{}/tenantId", hash("sp"))
+    );
     let stated = credential(&[&TOKEN[..], &["--set", "servicePrincipal.tenantId=contoso.example"]].concat());
     assert_eq!((stated.get("tenantIdFile"), &stated["tenantId"]), (None, &json!("contoso.example")));
 }

@@ -1,7 +1,8 @@
 {{/*
 The registry entries of the configuration file, each with what to mount for it.
 Both forms of the values (servicePrincipal, registries) come out the same:
-{"registries": [{"entry": ..., "secretName": ..., "volume": the volume's source, or empty}]}.
+{"registries": [{"entry": ..., "secretName": ..., "volume": the volume's source, or empty,
+"directory": where it is mounted}]}.
 */}}
 {{- define "acr-pull-injector.registries" -}}
 {{- $given := .Values.registries -}}
@@ -28,6 +29,8 @@ Both forms of the values (servicePrincipal, registries) come out the same:
 {{- $volume := dict -}}
 {{- $keys := list -}}
 {{- if $stated.existingSecret -}}
+{{- /* Pods of before an upgrade read the new configuration but keep their volumes: there, another Secret's files are missing. */ -}}
+{{- $directory = printf "%s/%s" $directory (sha256sum $stated.existingSecret | trunc 8) -}}
 {{- /* The Secret may be missing: the webhook runs without it, says so, and reads it when it comes. 288 is 0440: the container's group (fsGroup) reads. */ -}}
 {{- $volume = dict "secret" (dict "secretName" $stated.existingSecret "optional" true "defaultMode" 288) -}}
 {{- if eq $kind "static" -}}
@@ -57,7 +60,7 @@ Both forms of the values (servicePrincipal, registries) come out the same:
 {{- end -}}
 {{- $entry := merge (dict "credential" (dict $kind $credential)) (omit $registry "credential") -}}
 {{- $secretName := default "" $stated.existingSecret -}}
-{{- $registries = append $registries (dict "entry" $entry "secretName" $secretName "volume" $volume) -}}
+{{- $registries = append $registries (dict "entry" $entry "secretName" $secretName "volume" $volume "directory" $directory) -}}
 {{- end -}}
 {{- dict "registries" $registries | toJson -}}
 {{- end -}}
