@@ -7,7 +7,7 @@
 mod fights;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,8 +23,9 @@ use self::fights::Fights;
 use crate::{
     admission::{CredentialSource, NamespaceSource, PullSecretStore},
     domain::{
+        image::LoginServer,
         pull_secret::StoredPullSecret,
-        registry::{Namespace, NamespaceSelector},
+        registry::{Namespace, NamespaceSelector, RegistryName},
         upkeep::held,
     },
     ensure::{EnsureError, Ensurer, WriteReason},
@@ -64,6 +65,8 @@ impl Failure {
 
 /// The longest pause that [`delay`] gives.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
+
+type Wanted = BTreeMap<LoginServer, RegistryName>;
 
 enum Work {
     Restore(String, Arc<StoredPullSecret>),
@@ -223,6 +226,8 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
             let mut deleted = self.deleted();
             deleted.retain(|(name, _)| !again.contains_key(name));
             deleted.extend(again);
+            // Whole namespaces go away by thousands: that shall not take the seconds of what is due.
+            deleted.retain(|(name, stored)| self.to_restore(name, stored).is_some());
         }
         self.forget_fights();
         let writes_left = usize::from(self.ensurer.settings.load().limits.writes_per_second);
@@ -319,12 +324,16 @@ impl<C: CredentialSource, S: PullSecretStore, N: NamespaceSource> Reconciler<C, 
         needs
     }
 
-    /// Puts back what somebody deleted. A namespace that opted out, or that goes away itself, keeps its peace.
-    async fn restore(&self, name: &str, stored: &StoredPullSecret) {
-        let Some(namespace) = self.namespaces.cached(name).filter(|namespace| !namespace.terminating) else {
-            return;
-        };
+    /// What is to be put back of what somebody deleted: nothing where the namespace opted out, or goes away itself.
+    fn to_restore(&self, name: &str, stored: &StoredPullSecret) -> Option<(Arc<Namespace>, Wanted)> {
+        let namespace = self.namespaces.cached(name).filter(|namespace| !namespace.terminating)?;
         let wanted = held(stored, &namespace, &self.ensurer.settings.load());
+        (!wanted.is_empty()).then_some((namespace, wanted))
+    }
+
+    /// Puts back what somebody deleted.
+    async fn restore(&self, name: &str, stored: &StoredPullSecret) {
+        let Some((namespace, wanted)) = self.to_restore(name, stored) else { return };
         match self.ensurer.ensure(&namespace, &wanted, WriteReason::Repair).await {
             Ok(()) => self.fights().repaired(name),
             Err(error) => {

@@ -11,6 +11,7 @@ use crate::{
         image::LoginServer,
         pull_secret::{CredentialSourceHash, Password, PullSecret, RegistryCredential},
         registry::RegistryName,
+        review::{OPT_OUT_LABEL, OPT_OUT_VALUE},
     },
     ensure::tests::world::{A, B, Case, Namespaces},
     metrics::Metrics,
@@ -268,4 +269,49 @@ async fn a_pull_secret_that_was_just_repaired_is_renewed_like_any_other() {
     case.azure.renew(A, case.now());
     reconciler.tick(&leader()).await;
     assert_eq!(case.reason("team"), None);
+}
+
+/// Namespaces that are gone, or on their way, or have opted out, by their names.
+struct Leaving;
+
+impl NamespaceSource for Leaving {
+    fn cached(&self, name: &str) -> Option<Arc<Namespace>> {
+        let namespace = Namespace { name: name.to_owned(), ..Namespace::default() };
+        let opted_out = [(OPT_OUT_LABEL.to_owned(), OPT_OUT_VALUE.to_owned())];
+        match name.split_once('-')?.0 {
+            "gone" => None,
+            "terminating" => Some(Arc::new(Namespace { terminating: true, ..namespace })),
+            "optedout" => Some(Arc::new(Namespace { labels: opted_out.into(), ..namespace })),
+            _ => Some(Arc::new(namespace)),
+        }
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Namespace>, StoreError> {
+        Ok(self.cached(name).map(|namespace| (*namespace).clone()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespaces_that_go_away_take_no_place_from_what_is_due() {
+    let case = Case::new();
+    let mut settings = (**case.ensurer.settings.load()).clone();
+    settings.limits.writes_per_second = 50;
+    case.ensurer.settings.store(Arc::new(settings));
+    case.ensure("team-due", &[A]).await.unwrap();
+    case.advance(130);
+    case.azure.renew(A, case.now());
+    let leaving: Vec<_> = ["gone", "terminating", "optedout"]
+        .iter()
+        .flat_map(|kind| (0..500).map(move |number| format!("{kind}-{number}")))
+        .collect();
+    for name in leaving.iter().map(String::as_str).chain(["team-lost"]) {
+        case.ensure(name, &[A]).await.unwrap();
+        case.store.lose(name);
+    }
+    let reconciler = Reconciler::new(case.ensurer.clone(), Arc::new(Leaving), RetryQueue::new());
+    let before = case.store.writes();
+    reconciler.tick(&leader()).await;
+    assert_eq!(case.reason("team-due"), None, "it is renewed in the first second");
+    assert!(is_right(&case, "team-lost"), "what is still needed is restored");
+    assert_eq!(case.store.writes() - before, 2);
 }
