@@ -39,10 +39,7 @@ impl EventRecorder {
 
     /// Works until `shutdown`.
     pub async fn run(mut self, client: Client, ourselves: Ourselves, shutdown: CancellationToken) {
-        let instance = ourselves.pod.clone().map(|mut name| {
-            name.truncate(INSTANCE_LENGTH);
-            name
-        });
+        let instance = ourselves.pod.clone().map(instance);
         let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance });
         loop {
             let statement = tokio::select! {
@@ -86,6 +83,14 @@ impl EventRecorder {
     pub(super) fn statements(&mut self) -> &mut mpsc::Receiver<Statement> {
         &mut self.statements
     }
+}
+
+/// As much of a name as is taken: a pod's name is short and plain, but `--identity` takes any text.
+fn instance(mut name: String) -> String {
+    if let Some(end) = (0..=INSTANCE_LENGTH).rev().find(|end| name.is_char_boundary(*end)) {
+        name.truncate(end);
+    }
+    name
 }
 
 async fn about(subject: Subject, client: &Client, ourselves: &Ourselves) -> ObjectReference {
@@ -132,5 +137,22 @@ fn namespace(name: String) -> ObjectReference {
 impl fmt::Debug for EventRecorder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("EventRecorder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_cut_between_two_characters() {
+        for (name, expected) in [
+            ("web-1".to_owned(), "web-1".to_owned()),
+            ("a".repeat(200), "a".repeat(128)),
+            ("a".to_owned() + &"ä".repeat(100), "a".to_owned() + &"ä".repeat(63)),
+            ("ä".repeat(100), "ä".repeat(64)),
+        ] {
+            assert_eq!(instance(name), expected);
+        }
     }
 }
