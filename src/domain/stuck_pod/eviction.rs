@@ -48,7 +48,8 @@ impl Evictions {
     /// Starts a round.
     pub fn begin(&mut self, now: Timestamp) {
         self.now = now;
-        self.attempts.retain(|_, attempt| now.duration_since(attempt.at) < MEMORY);
+        // What is yet to come was noted by a clock that has been set back since.
+        self.attempts.retain(|_, attempt| now.duration_since(attempt.at).abs() < MEMORY);
         self.candidates.clear();
     }
 
@@ -169,6 +170,17 @@ mod tests {
         assert!(evictions.choose().is_empty());
         assert!(round(&mut evictions, 29, &[pod("a-3", "a", 0)], true).is_empty());
         assert_eq!(round(&mut evictions, 30, &[pod("a-3", "a", 0)], true), ["a-3"], "half an hour later it may help");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_leaves_nobody_alone_for_long() {
+        let mut evictions = Evictions::new(10);
+        let week = 7 * 24 * 60;
+        round(&mut evictions, week, &[pod("a-1", "a", 0)], true);
+        evictions.begin(minute(week + 1));
+        assert!(!evictions.offer(pod("a-2", "a", 1)));
+        assert!(round(&mut evictions, week - 5, &[pod("a-2", "a", 1)], true).is_empty(), "a few minutes are nothing");
+        assert_eq!(round(&mut evictions, 0, &[pod("a-2", "a", 1)], true), ["a-2"]);
     }
 
     #[test]
