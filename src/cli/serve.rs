@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use certs::ServingCertificate;
 use tokio::net::TcpSocket;
 
@@ -22,6 +23,7 @@ use crate::telemetry::traces::{Traces, TracesError};
 use crate::{
     clients::Clients,
     config::{Configuration, ConfigurationError},
+    domain::decision::Settings,
     lifecycle::{Lifecycle, Readiness, Signals},
     metrics::Metrics,
     server::{self, AdminState, Webhook},
@@ -63,8 +65,10 @@ enum ServeError {
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// How long requests and background work may take to end once the drain is over.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long requests and background work may take to end once the drain is over, at least.
+const SHORTEST_STOP: Duration = Duration::from_secs(10);
+/// How much more than `ensureTimeout` it is: a pod that came last waits so long for its pull secret, and wants its answer.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     let ServeArguments {
@@ -105,6 +109,7 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     let parts = start_parts(clients, configuration, configuration_file, own_namespace, election, &process).await;
 
     let Process { lifecycle, readiness, metrics } = process;
+    let settings = parts.admission.settings.clone();
     let webhook = Webhook::new(Arc::new(parts.admission), lifecycle.clone());
     let webhook = server::serve_webhook(webhook_listener, tls, webhook, lifecycle.clone());
     lifecycle.spawn("webhook server", log_failure("webhook server", webhook));
@@ -120,7 +125,7 @@ async fn serve(arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     }
     lifecycle.draining().cancel();
     tokio::select! {
-        () = drain_and_stop(&lifecycle, drain) => {}
+        () = drain_and_stop(&lifecycle, drain, &settings) => {}
         signal = signals.received() => {
             tracing::warn!(signal, "stopping at once");
             return Ok(ExitCode::FAILURE);
@@ -143,11 +148,12 @@ struct Process {
 }
 
 /// Answers for as long as requests may still be routed here, then lets those under way finish.
-async fn drain_and_stop(lifecycle: &Lifecycle, drain: Duration) {
+async fn drain_and_stop(lifecycle: &Lifecycle, drain: Duration, settings: &ArcSwap<Settings>) {
     if !lifecycle.failed() {
         tokio::time::sleep(drain).await;
     }
-    lifecycle.stop(STOP_LIMIT).await;
+    let ensure_timeout = settings.load().limits.ensure_timeout;
+    lifecycle.stop(SHORTEST_STOP.max(ensure_timeout + STOP_MARGIN)).await;
 }
 
 async fn log_failure(name: &'static str, server: impl Future<Output = std::io::Result<()>>) {
@@ -175,4 +181,27 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_pull_secret_at_the_end_of_the_drain_is_answered() {
+        for (ensure_timeout, lasts, is_answered) in [(25, 25, true), (2, 9, true), (2, 60, false)] {
+            let text = format!("admission: {{ensureTimeout: {ensure_timeout}s}}");
+            let settings = ArcSwap::from_pointee(Configuration::parse(&text).unwrap().settings(None));
+            let (lifecycle, answered) = (Lifecycle::new(), Arc::new(AtomicBool::new(false)));
+            let (drain, flag) = (Duration::from_secs(15), answered.clone());
+            drop(lifecycle.spawn_work(async move {
+                tokio::time::sleep(drain + Duration::from_secs(lasts)).await;
+                flag.store(true, Ordering::SeqCst);
+            }));
+            drain_and_stop(&lifecycle, drain, &settings).await;
+            assert_eq!(answered.load(Ordering::SeqCst), is_answered, "{ensure_timeout} s, {lasts} s");
+        }
+    }
 }

@@ -228,6 +228,14 @@ pub(crate) const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "webhook.failurePolicy=Maybe"], "value must be one of 'Ignore', 'Fail'"),
     (&["--set", "webhook.port=8080"], "webhook.port and adminPort must differ"),
     (&["--set", "terminationGracePeriodSeconds=24"], "must be at least 10 more than drainSeconds"),
+    (
+        &["--set", "webhook.ensureTimeout=5001ms,webhook.timeoutSeconds=6,terminationGracePeriodSeconds=25"],
+        "must be at least 11 more than drainSeconds",
+    ),
+    (
+        &["--set", "webhook.ensureTimeout=25s,webhook.timeoutSeconds=30,terminationGracePeriodSeconds=44"],
+        "must be at least 30 more than drainSeconds",
+    ),
     (&["--set", "serviceAccount.create=false"], "serviceAccount.name must name an existing ServiceAccount"),
     (&["--set", "podDisruptionBudget.minAvailable=1"], "takes either maxUnavailable or minAvailable"),
     (&["--set", "podDisruptionBudget.maxUnavailable=null"], "needs maxUnavailable or minAvailable"),
