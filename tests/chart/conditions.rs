@@ -116,3 +116,18 @@ fn the_cleanup_job_runs_where_and_how_the_webhook_does() {
     let without = render(&["--set", "cleanup.onUninstall=true"]);
     assert_eq!(without["Job/acr-pull-injector-cleanup"].pointer("/spec/template/spec/containers/0/env"), None);
 }
+
+/// On the node's network a node has room for one pod, so one more than there are nodes would never start.
+#[test]
+fn on_the_nodes_network_a_pod_goes_before_the_next_one_comes() {
+    let strategy = |set: &str| render(&["--set", set])[DEPLOYMENT]["spec"]["strategy"]["rollingUpdate"].clone();
+    let (added, replaced) = (json!({"maxUnavailable": 0, "maxSurge": 1}), json!({"maxUnavailable": 1, "maxSurge": 0}));
+    assert_eq!(strategy("hostNetwork=false"), added);
+    assert_eq!(strategy("hostNetwork=true"), replaced);
+    assert_eq!(strategy("hostNetwork=true,replicaCount=1"), added, "the only one is not taken away");
+    let own = strategy("hostNetwork=true,strategy.rollingUpdate.maxSurge=2");
+    assert_eq!(own, json!({"maxUnavailable": 0, "maxSurge": 2}), "who says otherwise has it so");
+    let recreate = render(&["--set", "hostNetwork=true,strategy.type=Recreate,strategy.rollingUpdate=null"]);
+    assert_eq!(recreate[DEPLOYMENT]["spec"]["strategy"], json!({"type": "Recreate"}));
+    assert_eq!(render(&["--set", "hostNetwork=true,strategy=null"])[DEPLOYMENT].pointer("/spec/strategy"), None);
+}

@@ -39,3 +39,18 @@ securityContext:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{/*
+How the Deployment replaces pods. On the node's network each node has room for one pod only, so one more than there are
+nodes would never start: with the strategy of values.yaml a pod goes before the next one comes, if another one stays.
+*/}}
+{{- define "acr-pull-injector.strategy" -}}
+{{- $stated := .Values.strategy | default dict -}}
+{{- $rolling := $stated.rollingUpdate | default dict -}}
+{{- $isDefault := and (eq (toString $rolling.maxUnavailable) "0") (eq (toString $rolling.maxSurge) "1") -}}
+{{- if and .Values.hostNetwork $isDefault (gt (int .Values.replicaCount) 1) -}}
+{{- $rolling = dict "maxUnavailable" 1 "maxSurge" 0 -}}
+{{- $stated = merge (dict "rollingUpdate" $rolling) (omit $stated "rollingUpdate") -}}
+{{- end -}}
+{{- toYaml $stated -}}
+{{- end -}}
