@@ -131,3 +131,11 @@ fn on_the_nodes_network_a_pod_goes_before_the_next_one_comes() {
     assert_eq!(recreate[DEPLOYMENT]["spec"]["strategy"], json!({"type": "Recreate"}));
     assert_eq!(render(&["--set", "hostNetwork=true,strategy=null"])[DEPLOYMENT].pointer("/spec/strategy"), None);
 }
+
+#[test]
+fn names_are_found_where_dns_listens_on_another_port() {
+    let policy = render(&["--set", "networkPolicy.enabled=true"]);
+    let ports = policy["NetworkPolicy/acr-pull-injector"].pointer("/spec/egress/0/ports").unwrap();
+    let expected = [(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")];
+    assert_eq!(ports, &json!(expected.map(|(port, protocol)| json!({"port": port, "protocol": protocol}))));
+}
