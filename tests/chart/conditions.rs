@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    find_null,
+    EVERY_BUILT_IN_KIND, everything, find_null,
     render::{Objects, render, render_as},
 };
 
@@ -138,4 +138,27 @@ fn names_are_found_where_dns_listens_on_another_port() {
     let ports = policy["NetworkPolicy/acr-pull-injector"].pointer("/spec/egress/0/ports").unwrap();
     let expected = [(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")];
     assert_eq!(ports, &json!(expected.map(|(port, protocol)| json!({"port": port, "protocol": protocol}))));
+}
+
+/// YAML takes a name of digits for a number, which Kubernetes refuses.
+#[test]
+fn a_name_of_digits_stays_text() {
+    fn check(value: &Value, path: &str) -> usize {
+        match value {
+            Value::Object(fields) => fields.iter().map(|(key, value)| check(value, &format!("{path}/{key}"))).sum(),
+            Value::Array(items) => items.iter().map(|value| check(value, path)).sum(),
+            Value::String(text) => usize::from(text == "123"),
+            other => {
+                assert_ne!(other, &json!(123), "{path}");
+                0
+            }
+        }
+    }
+    let names = "nameOverride=123,serviceAccount.name=123,webhook.configurationName=123,pullSecretName=123";
+    let by_cert_manager = everything();
+    for arguments in [&[][..], &EVERY_BUILT_IN_KIND, &by_cert_manager] {
+        let arguments = [arguments, &["--set-string", names]].concat();
+        let found: usize = render_as("123", "123", &arguments).iter().map(|(name, object)| check(object, name)).sum();
+        assert!(found > 50, "{found}");
+    }
 }

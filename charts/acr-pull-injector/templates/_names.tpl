@@ -41,8 +41,8 @@
 
 {{/* Labels that find this release's pods. They never change within a release. */}}
 {{- define "acr-pull-injector.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "acr-pull-injector.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "acr-pull-injector.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "acr-pull-injector.labels" -}}
