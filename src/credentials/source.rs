@@ -256,9 +256,8 @@ impl CredentialSource for Credentials {
     }
 
     fn vouch(&self, registry: &RegistryName, login_server: &LoginServer) {
-        if let Some(Ok(Material::Identity { identity, .. })) =
-            self.known.load().get(registry).map(|known| &known.material)
-        {
+        let state = self.state.load();
+        if let Some(Ok(Material::Identity { identity, .. })) = state.known.get(registry).map(|known| &known.material) {
             self.cache.vouch(registry, identity, &RegistryHost::from(login_server));
         }
     }

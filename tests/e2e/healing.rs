@@ -34,9 +34,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::in_process::Healing;
-use crate::{
-    world::{Error, PULL_SECRET, World, complain, eventually, expect, expect_equal, pod, references},
-};
+use crate::world::{Error, PULL_SECRET, World, complain, eventually, expect, expect_equal, pod, references};
 
 const OPT_OUT: (&str, &str) = ("acr-pull-injector.io/inject", "disabled");
 const IMAGE: &str = "contoso.azurecr.io/app:v1";
