@@ -40,7 +40,7 @@ async fn the_api_server_accepts_all_of_it_and_an_upgrade_leaves_the_ca_bundle_al
     let types = type_checking(&client).await;
     assert_eq!(types.type_checking.unwrap_or_default().expression_warnings, None);
 
-    write_ca_bundle(&client, control_plane.ca_pem()).await;
+    write_ca_bundle(&client, "zz-injector", control_plane.ca_pem()).await;
     let upgrade = ["--set", "webhook.failurePolicy=Fail,webhook.timeoutSeconds=9"];
     let notes = run(release(control_plane.helm().command(), "upgrade").args(crate::EVERY_BUILT_IN_KIND).args(upgrade));
     assert!(notes.contains("webhook.failurePolicy is Fail"), "{notes}");
@@ -57,6 +57,29 @@ async fn the_api_server_accepts_all_of_it_and_an_upgrade_leaves_the_ca_bundle_al
 
     let notes = run(release(control_plane.helm().command(), "upgrade").arg("--reset-values"));
     assert!(notes.contains("no registry is configured"), "{notes}");
+}
+
+/// What docs/operations.md says of changes that old pods do not survive.
+#[tokio::test]
+async fn a_certificate_of_ones_own_can_be_trusted_beside_the_one_of_before_but_not_the_other_way() {
+    let control_plane = ControlPlane::builder().start().await.unwrap();
+    let client = control_plane.client();
+    let ca_bundle = async || {
+        let webhook = registration(&client).get("acr-pull-injector").await.unwrap().webhooks.unwrap().remove(0);
+        webhook.client_config.ca_bundle.map(|bundle| String::from_utf8(bundle.0).unwrap())
+    };
+    run(&mut release(control_plane.helm().command(), "install"));
+    write_ca_bundle(&client, "acr-pull-injector", control_plane.ca_pem()).await;
+    let both = control_plane.ca_pem().repeat(2);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("both.pem");
+    std::fs::write(&file, &both).unwrap();
+    let own = ["--set", "certificates.source=existingSecret,certificates.existingSecret.name=own", "--set-file"];
+    let file = format!("certificates.existingSecret.caBundle={}", file.display());
+    run(release(control_plane.helm().command(), "upgrade").args(own).arg(file));
+    assert_eq!(ca_bundle().await, Some(both), "the upgrade names it, although the webhook wrote it before");
+    run(release(control_plane.helm().command(), "upgrade").arg("--reset-values"));
+    assert_eq!(ca_bundle().await, None, "until a new pod writes it");
 }
 
 /// `helm template | kubectl apply --server-side`, which unlike helm also refuses fields that Kubernetes does not know.
@@ -116,15 +139,15 @@ async fn type_checking(client: &Client) -> ValidatingAdmissionPolicyStatus {
 }
 
 /// As the program does it: server-side apply of this one field.
-async fn write_ca_bundle(client: &Client, ca_pem: &str) {
+async fn write_ca_bundle(client: &Client, name: &str, ca_pem: &str) {
     let ca_bundle = ByteString(ca_pem.as_bytes().to_vec());
     let webhook = json!({"name": "inject.acr-pull-injector.io", "clientConfig": {"caBundle": ca_bundle}});
     let apply = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "zz-injector"}, "webhooks": [webhook],
+        "metadata": {"name": name}, "webhooks": [webhook],
     });
     let parameters = PatchParams::apply("acr-pull-injector-ca-bundle").force();
-    registration(client).patch("zz-injector", &parameters, &Patch::Apply(&apply)).await.unwrap();
+    registration(client).patch(name, &parameters, &Patch::Apply(&apply)).await.unwrap();
 }
 
 fn registration(client: &Client) -> Api<MutatingWebhookConfiguration> {
