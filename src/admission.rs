@@ -22,7 +22,7 @@ use crate::{
         image::LoginServer,
         patch,
         pull_secret::{CredentialSourceHash, PullSecret, RegistryCredential, StoredPullSecret},
-        registry::{Namespace, RegistryName},
+        registry::{Namespace, RegistryName, RegistryRules},
         review::{self, Pod, Response, Review, ReviewError, Subject, Warning},
     },
     ensure::{EnsureError, Ensurer, WriteReason},
@@ -41,6 +41,11 @@ pub trait CredentialSource: Send + Sync + 'static {
         registry: &RegistryName,
         login_server: &LoginServer,
     ) -> impl Future<Output = Result<RegistryCredential, CredentialError>> + Send;
+
+    /// Are its credentials those of these rules, and not of rules that have just taken their place or are about to?
+    fn goes_by(&self, _rules: &RegistryRules) -> bool {
+        true
+    }
 
     /// Notes that a pull secret of ours holds a token of this login server: it is none that somebody made up.
     fn vouch(&self, _registry: &RegistryName, _login_server: &LoginServer) {}

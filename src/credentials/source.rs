@@ -255,6 +255,10 @@ impl CredentialSource for Credentials {
         }
     }
 
+    fn goes_by(&self, rules: &RegistryRules) -> bool {
+        self.state.load().configured.rules == *rules
+    }
+
     fn vouch(&self, registry: &RegistryName, login_server: &LoginServer) {
         let state = self.state.load();
         if let Some(Ok(Material::Identity { identity, .. })) = state.known.get(registry).map(|known| &known.material) {

@@ -41,7 +41,10 @@ impl Assembly {
 }
 
 impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
-    /// Puts together the login servers that are wanted, and those that the pull secret holds and that are still granted.
+    /// Puts together the login servers that are wanted, and those that the pull secret holds, as far as they are still granted.
+    ///
+    /// A credential must never come where only other rules than its own would have it, so nothing is put together while
+    /// the configuration is replaced.
     pub(super) async fn assemble(
         &self,
         namespace: &Namespace,
@@ -55,6 +58,10 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                 namespace: namespace.name.clone(),
             });
         }
+        if !self.credentials.goes_by(&settings.rules) {
+            return Err(EnsureError::Changing);
+        }
+        let wanted = granted(wanted.keys().cloned(), namespace, &settings);
         let mut content = None;
         let mut held = stored.map(|stored| held(stored, namespace, &settings)).unwrap_or_default();
         if stored.is_some_and(|stored| !stored.untouched) {
@@ -94,6 +101,9 @@ impl<C: CredentialSource, S: PullSecretStore> Ensurer<C, S> {
                     without.push(login_server);
                 }
             }
+        }
+        if !self.credentials.goes_by(&settings.rules) {
+            return Err(EnsureError::Changing);
         }
         let is_good = |login_server: &&&LoginServer| {
             let stored = stored.and_then(|stored| stored.host(login_server.as_str()));

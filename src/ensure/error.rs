@@ -26,6 +26,9 @@ pub enum EnsureError {
         /// Where it stands.
         namespace: String,
     },
+    /// Rules and credentials are not of the same configuration just now.
+    #[error("the configuration is being replaced; the pull secret follows in a moment")]
+    Changing,
     /// Reading or writing failed.
     #[error("the pull secret could not be stored: {0}")]
     Store(#[from] StoreError),
@@ -59,7 +62,7 @@ impl EnsureError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Foreign { .. } => false,
-            Self::Store(_) => true,
+            Self::Changing | Self::Store(_) => true,
             Self::Incomplete(Incomplete(missing)) => missing.values().any(Missing::may_pass),
         }
     }
@@ -68,6 +71,7 @@ impl EnsureError {
     pub fn as_label(&self) -> &'static str {
         match self {
             Self::Foreign { .. } => "foreign",
+            Self::Changing => "changing",
             Self::Store(error) => error.as_label(),
             Self::Incomplete(Incomplete(missing)) => {
                 if missing.values().any(Missing::may_pass) {

@@ -99,6 +99,30 @@ async fn a_login_server_whose_token_stands_in_a_pull_secret_is_not_made_up() {
     assert!(lock(&case.azure.vouched).is_empty(), "what somebody edited vouches for nothing");
 }
 
+/// An entry is given to other namespaces, with a credential for them, while its credential is being asked for.
+#[tokio::test(start_paused = true)]
+async fn while_the_configuration_is_replaced_no_credential_goes_anywhere() {
+    for is_swapped_before in [true, false] {
+        let case = Case::new();
+        let before = case.ensurer.settings.load_full();
+        let mut after = (*before).clone();
+        let rules = after.rules.iter().filter(|rule| rule.name.as_str() != "all").cloned().collect();
+        after.rules = crate::domain::registry::RegistryRules::new(after.rules.login_servers().clone(), rules).unwrap();
+        *lock(&case.azure.pause) = std::time::Duration::from_secs(1);
+        *lock(&case.azure.rules) = Some(if is_swapped_before { &after } else { &before }.rules.clone());
+        let swap = async {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            *lock(&case.azure.rules) = Some(after.rules.clone());
+        };
+        let (ensured, ()) = tokio::join!(case.ensure("team", &[A]), swap);
+        let error = ensured.unwrap_err();
+        assert!(error.may_pass() && error.to_string().contains("is being replaced"), "{error}");
+        case.ensurer.settings.store(Arc::new(after));
+        case.ensure("team", &[A]).await.unwrap();
+        assert_eq!(case.store.writes(), 0, "it was not granted any more");
+    }
+}
+
 #[tokio::test]
 async fn who_says_that_a_pull_secret_is_missing_is_believed_rather_than_memory() {
     let case = Case::new();

@@ -31,6 +31,8 @@ pub(crate) struct Azure {
     pub(crate) asked: Mutex<usize>,
     /// Of which it was said that a pull secret holds their token.
     pub(crate) vouched: Mutex<BTreeSet<String>>,
+    /// The rules that they go by, if these are others than those of the case.
+    pub(crate) rules: Mutex<Option<RegistryRules>>,
     /// How long they think.
     pub(crate) pause: Mutex<Duration>,
 }
@@ -70,6 +72,10 @@ impl CredentialSource for Azure {
             source: CredentialSourceHash::of(&[registry.as_str()]),
             ..credential
         })
+    }
+
+    fn goes_by(&self, rules: &RegistryRules) -> bool {
+        lock(&self.rules).as_ref().is_none_or(|own| own == rules)
     }
 
     fn vouch(&self, _: &RegistryName, host: &LoginServer) {
