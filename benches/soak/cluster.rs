@@ -167,17 +167,19 @@ impl Cluster {
     }
 
     /// Waits until all pull secrets are right. Tells what is wrong with each that does not become so.
-    pub async fn pull_secrets_become_right(&self, limit: Duration) -> Result<Vec<String>, Error> {
+    pub async fn pull_secrets_become_right(&self, limit: Duration) -> Vec<String> {
         let started = Instant::now();
         loop {
             let mut faults = Vec::new();
             for namespace in &self.namespaces {
-                if let Some(fault) = self.fault_of(namespace, false).await? {
-                    faults.push(format!("{namespace} {fault}"));
+                match self.fault_of(namespace, false).await {
+                    Ok(None) => {}
+                    Ok(Some(fault)) => faults.push(format!("{namespace} {fault}")),
+                    Err(error) => faults.push(format!("{namespace} could not be read: {error}")),
                 }
             }
             if faults.is_empty() || started.elapsed() > limit {
-                return Ok(faults);
+                return faults;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }

@@ -32,7 +32,7 @@ const GUEST_EVERY: Duration = Duration::from_secs(5);
 /// So many guests are there at the same time.
 const GUESTS: usize = 6;
 
-/// Starts them all. An error of the API server ends the bench.
+/// Starts them all. One that fails is counted, and goes on.
 pub fn start(
     cluster: &Arc<Cluster>,
     record: &Arc<Record>,
@@ -40,9 +40,9 @@ pub fn start(
     work: &mut JoinSet<Result<(), Error>>,
 ) {
     let shared = (cluster.clone(), record.clone());
-    work.spawn(every(PASSWORD_EVERY, stop.clone(), shared.clone(), change_password));
-    work.spawn(every(CERTIFICATE_EVERY, stop.clone(), shared.clone(), rotate_certificate));
-    work.spawn(every(LEADER_EVERY, stop.clone(), shared.clone(), change_leader));
+    work.spawn(every(PASSWORD_EVERY, "password", stop.clone(), shared.clone(), change_password));
+    work.spawn(every(CERTIFICATE_EVERY, "certificate", stop.clone(), shared.clone(), rotate_certificate));
+    work.spawn(every(LEADER_EVERY, "leader", stop.clone(), shared.clone(), change_leader));
     work.spawn(come_and_go(shared.0, shared.1, stop.clone()));
 }
 
@@ -50,6 +50,7 @@ type Shared = (Arc<Cluster>, Arc<Record>);
 
 async fn every<Done: Future<Output = Result<(), Error>>>(
     period: Duration,
+    what: &'static str,
     stop: CancellationToken,
     shared: Shared,
     disturb: impl Fn(Shared) -> Done,
@@ -57,7 +58,7 @@ async fn every<Done: Future<Output = Result<(), Error>>>(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(period) => disturb(shared.clone()).await?,
+            () = tokio::time::sleep(period) => drop(shared.1.go_on(what, disturb(shared.clone()).await)),
         }
     }
 }
@@ -126,7 +127,6 @@ async fn leaders(cluster: &Arc<Cluster>) -> Result<Vec<String>, Error> {
 
 /// A namespace comes, its first pod is served, and it goes again.
 async fn come_and_go(cluster: Arc<Cluster>, record: Arc<Record>, stop: CancellationToken) -> Result<(), Error> {
-    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     let mut guests = VecDeque::new();
     for number in 0_u64.. {
         tokio::select! {
@@ -134,24 +134,35 @@ async fn come_and_go(cluster: Arc<Cluster>, record: Arc<Record>, stop: Cancellat
             () = tokio::time::sleep(GUEST_EVERY) => {}
         }
         let name = format!("guest-{number}");
-        cluster.create_namespace(&name).await?;
-        match cluster.create_pod(&name).await {
-            // The kubelet would look now.
-            Ok(()) => match cluster.fault_of(&name, true).await? {
-                None => record.count("namespaces that came"),
-                Some(fault) => record.fault(format!("the first pod of {name} stands and the pull secret {fault}")),
-            },
-            Err(error) => record.fault(error.to_string()),
-        }
+        record.go_on("a namespace that comes", come(&cluster, &record, &name).await);
         guests.push_back(name);
         if guests.len() > GUESTS {
             let name = guests.pop_front().unwrap_or_default();
-            let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-            let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &name);
-            pods.delete_collection(&now, &ListParams::default()).await?;
-            namespaces.delete(&name, &DeleteParams::default()).await?;
-            record.count("namespaces that went");
+            record.go_on("a namespace that goes", go(&cluster, &record, &name).await);
         }
     }
+    Ok(())
+}
+
+async fn come(cluster: &Cluster, record: &Record, name: &str) -> Result<(), Error> {
+    cluster.create_namespace(name).await?;
+    match cluster.create_pod(name).await {
+        // The kubelet would look now.
+        Ok(()) => match cluster.fault_of(name, true).await? {
+            None => record.count("namespaces that came"),
+            Some(fault) => record.fault(format!("the first pod of {name} stands and the pull secret {fault}")),
+        },
+        Err(error) => record.fault(error.to_string()),
+    }
+    Ok(())
+}
+
+async fn go(cluster: &Cluster, record: &Record, name: &str) -> Result<(), Error> {
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), name);
+    pods.delete_collection(&now, &ListParams::default()).await?;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    namespaces.delete(name, &DeleteParams::default()).await?;
+    record.count("namespaces that went");
     Ok(())
 }

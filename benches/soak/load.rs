@@ -48,7 +48,7 @@ pub async fn start(
 ) -> Result<(), Error> {
     if pods > 0.0 {
         work.spawn(create_pods(cluster.clone(), record.clone(), stop.clone(), pods));
-        work.spawn(delete_pods(cluster.clone(), stop.clone()));
+        work.spawn(delete_pods(cluster.clone(), record.clone(), stop.clone()));
     }
     if reviews > 0.0 {
         let (endpoint, requests) = (cluster.endpoint().await?, Arc::new(requests(cluster)?));
@@ -104,7 +104,7 @@ async fn create_pods(
     Ok(())
 }
 
-async fn delete_pods(cluster: Arc<Cluster>, stop: CancellationToken) -> Result<(), Error> {
+async fn delete_pods(cluster: Arc<Cluster>, record: Arc<Record>, stop: CancellationToken) -> Result<(), Error> {
     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     for namespace in cluster.namespaces.iter().cycle() {
         tokio::select! {
@@ -112,7 +112,7 @@ async fn delete_pods(cluster: Arc<Cluster>, stop: CancellationToken) -> Result<(
             () = tokio::time::sleep(DELETE_EVERY) => {}
         }
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-        pods.delete_collection(&now, &ListParams::default()).await?;
+        record.go_on("deleting pods", pods.delete_collection(&now, &ListParams::default()).await);
     }
     Ok(())
 }

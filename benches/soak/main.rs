@@ -103,7 +103,7 @@ async fn run(arguments: &Arguments) -> Result<bool, Error> {
     }
     // With what was under way at the end.
     samples.push(Sample::take(started.elapsed(), &cluster, &record)?);
-    let right = cluster.pull_secrets_become_right(SETTLE_LIMIT).await?;
+    let right = cluster.pull_secrets_become_right(SETTLE_LIMIT).await;
     println!("{}", samples::table(&samples));
     println!("{}", record.summary());
     if let Some(file) = &arguments.plot {

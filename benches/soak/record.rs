@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
+    fmt::{self, Write},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -59,6 +59,17 @@ impl Record {
         if inner.first_faults.len() < FAULTS_KEPT {
             inner.first_faults.push(what);
         }
+    }
+
+    /// A request of the bench's own failed, as one does whose connection was just closed. It is told and made good with the
+    /// next: what has gone on for twenty minutes must not end with it unseen.
+    pub fn go_on<T, E: fmt::Display>(&self, what: &'static str, outcome: Result<T, E>) -> Option<T> {
+        outcome
+            .map_err(|error| {
+                eprintln!("{what}: {error}");
+                self.count("disturbances that failed");
+            })
+            .ok()
     }
 
     /// A review was answered, with a patch and with the warning that the pull secret takes longer than a pod may wait.
