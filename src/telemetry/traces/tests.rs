@@ -142,7 +142,7 @@ async fn what_fails_is_marked_and_work_in_the_background_is_a_trace_of_its_own()
     case.ensure("team", &[A, B]).await.unwrap();
     case.advance(100);
     case.azure.lose(A);
-    case.azure.lose(B);
+    case.azure.renew(B, case.now());
     let namespace = namespace("team");
     let refresh = case.ensurer.refresh(&namespace, WriteReason::Renewal);
     refresh.with_subscriber(dispatch).await.unwrap_err();
