@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use kube::{Client, Config};
 
-use crate::daemon::Daemon;
 use crate::guardian::Guardian;
 use crate::helm::Helm;
 use crate::kubeconfig::{Cluster, Identity};
@@ -36,8 +35,7 @@ const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 pub struct ControlPlane {
     guardian: Arc<Guardian>,
     // In the order in which they end.
-    #[expect(dead_code, reason = "runs until it is dropped")]
-    controller_manager: Option<Daemon>,
+    controller_manager: Option<Restartable>,
     api_server: Restartable,
     etcd: Etcd,
     addresses: AddressRange,
@@ -172,11 +170,17 @@ impl ControlPlane {
     }
 
     /// Goes back to the data of the last [`ControlPlane::back_up`]. Resource versions go back too, and those that came after
-    /// it are given anew to other changes.
+    /// it are given anew to other changes. The controller manager is started anew, or it may watch from a version of the future:
+    /// <https://kubernetes.io/docs/tasks/administer-cluster/configure-upgrade-etcd/#restoring-an-etcd-cluster> asks for it.
     pub async fn restore_backup(&self) -> Result<(), ControlPlaneError> {
         self.stop_api_server();
         self.etcd.restore_backup().await?;
-        self.start_api_server().await
+        self.start_api_server().await?;
+        if let Some(controller_manager) = &self.controller_manager {
+            controller_manager.stop();
+            controller_manager.start_again()?;
+        }
+        Ok(())
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

@@ -1,4 +1,4 @@
-//! The process of the API server or of etcd, which can be stopped and started again for tests of faults.
+//! A process of the control plane, which can be stopped and started again for tests of faults.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

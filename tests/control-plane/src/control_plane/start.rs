@@ -64,7 +64,7 @@ pub(super) async fn start(builder: ControlPlaneBuilder) -> Result<ControlPlane, 
     let controller_manager = match programs.controller_manager {
         Some(program) => {
             progress.step("starting kube-controller-manager");
-            Some(start_controller_manager(&guardian, &program, &credentials, &cluster, &client).await?)
+            Some(start_controller_manager(&guardian, program, &credentials, &cluster, &client).await?)
         }
         None => None,
     };
@@ -161,25 +161,24 @@ impl ApiServerLaunch<'_> {
 
 async fn start_controller_manager(
     guardian: &Arc<Guardian>,
-    program: &Path,
+    program: PathBuf,
     credentials: &AdminCredentials,
     cluster: &Cluster,
     client: &Client,
-) -> Result<Daemon, ControlPlaneError> {
+) -> Result<Restartable, ControlPlaneError> {
     let kubeconfig = guardian.directory().join("controller-manager.kubeconfig");
     cluster
         .write_kubeconfig(&kubeconfig, "default", &Identity::Token(&credentials.controller_manager_token))
         .map_err(ControlPlaneError::io("write the controller manager's kubeconfig"))?;
     let arguments = flags::controller_manager(credentials, &kubeconfig);
-    let daemon = Daemon::start(guardian, CONTROLLER_MANAGER, program, &arguments)
-        .map_err(ControlPlaneError::io("start kube-controller-manager"))?;
+    let process = Restartable::start(guardian, CONTROLLER_MANAGER, program, arguments)?;
     // Its first visible deed.
-    wait(&daemon, || async {
+    wait(&*process.start_again()?, || async {
         let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
         accounts.get("default").await.map(drop).map_err(|error| error.to_string())
     })
     .await?;
-    Ok(daemon)
+    Ok(process)
 }
 
 /// Polls `ready` until it succeeds, the program ends or the deadline passes.
