@@ -186,9 +186,11 @@ async fn a_changed_entry_never_gets_the_credential_that_it_had() {
         let mut under_way = std::pin::pin!(credentials.configure(&after));
         assert!(futures_util::poll!(&mut under_way).is_pending());
         password_of_main(&credentials, "fabrikam").await.expect_err("the old credential, until the new one is read");
+        assert_eq!([&before, &after].map(|it| credentials.goes_by(&it.rules)), [true, false]);
         drop(poll);
         under_way.await;
     }
+    assert_eq!([&before, &after].map(|it| credentials.goes_by(&it.rules)), [false, true]);
     let error = password_of_main(&credentials, "fabrikam").await.expect_err("the old credential").to_string();
     assert!(error.contains("does not exist"), "{error}");
     assert_eq!(credentials.source(&"main".parse().unwrap()), None);
